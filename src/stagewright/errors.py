@@ -1,0 +1,120 @@
+"""The one hierarchy of errors that a user may see. Below every floor: any room may raise and import these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A source file that error messages can quote: its display name and its whole text."""
+
+    filename: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRange:
+    """Lines of a source file, 1-based, both ends included."""
+
+    source: SourceText
+    start: int
+    end: int
+
+    def excerpt(self, around: int = 2) -> str:
+        """The lines with `around` neighbours on each side; the lines of the range are marked with `>>>`."""
+        lines = self.source.text.split("\n")
+        if lines and lines[-1] == "":
+            lines.pop()
+        first = max(1, self.start - around)
+        last = min(len(lines), self.end + around)
+        width = len(str(last))
+        rows = []
+        for number in range(first, last + 1):
+            mark = ">>>" if self.start <= number <= self.end else "   "
+            rows.append(f"{number:>{width}} | {mark} {lines[number - 1].rstrip(chr(13))}".rstrip())
+        return "\n".join(rows)
+
+
+class StagewrightError(Exception):
+    """Base of all errors that are shown to a user: one message, where it came from, and what to do.
+
+    `message` is one sentence without a full stop. `hint` says what to do about it, where there is something.
+    """
+
+    def __init__(self, message: str, *, location: SourceRange | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.location = location
+        self.hint = hint
+
+    def render(self) -> str:
+        """The whole text for a terminal: place, message, hint and the lines of the source."""
+        parts = []
+        if self.location is not None:
+            parts.append(f"{self.location.source.filename}:{self.location.start}: {self.message}")
+        else:
+            parts.append(self.message)
+        if self.hint:
+            parts.append(f"hint: {self.hint}")
+        if self.location is not None:
+            parts.append("-" * 20)
+            parts.append(self.location.excerpt())
+            parts.append("-" * 20)
+        return "\n".join(parts)
+
+
+class UsageError(StagewrightError):
+    """The command line, the configuration or the arguments of an API call are wrong."""
+
+
+class DockerfileError(StagewrightError):
+    """The Dockerfile is wrong, or uses what this builder cannot run."""
+
+
+class NotFoundError(StagewrightError):
+    """Something that was named does not exist: a file, an image, a blob, a stage."""
+
+
+class RegistryError(StagewrightError):
+    """A registry refused, could not be reached, or sent what it must not."""
+
+
+class IntegrityError(StagewrightError):
+    """Bytes are not what their digest or format says they are."""
+
+
+class SandboxError(StagewrightError):
+    """A step could not be started, or this machine lacks something that it needs."""
+
+
+class StoreError(StagewrightError):
+    """The state directory cannot be used: permissions, version, damage or space."""
+
+
+class CanceledError(StagewrightError):
+    """The build was stopped before its end."""
+
+    def __init__(self, message: str = "build canceled") -> None:
+        super().__init__(message)
+
+
+class StepFailedError(StagewrightError):
+    """A RUN step's process ended with a status other than 0."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_code: int,
+        step: str,
+        stage: str | None = None,
+        log_tail: str = "",
+        location: SourceRange | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, location=location, hint=hint)
+        self.exit_code = exit_code
+        self.step = step
+        self.stage = stage
+        self.log_tail = log_tail
