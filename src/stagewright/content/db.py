@@ -1,0 +1,182 @@
+"""The one metadata file of a state directory: SQLite in WAL mode, its schema, and how it is opened.
+
+Each room owns the tables that are listed under its name below and is the only one to write to them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stagewright.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+-- snapshots/: `dir` names the folder that holds the changes; two snapshots share one where a layer was put on another
+-- parent (COPY --link). `chain_id` is the OCI chain ID of layers that came from an image.
+CREATE TABLE snapshots (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    parent INTEGER REFERENCES snapshots(id),
+    dir TEXT NOT NULL,
+    size INTEGER,
+    chain_id TEXT UNIQUE,
+    created REAL NOT NULL,
+    last_used REAL NOT NULL
+);
+CREATE INDEX snapshots_parent ON snapshots(parent);
+CREATE INDEX snapshots_dir ON snapshots(dir);
+-- snapshots/: the blobs that a snapshot folder was packed to or unpacked from. `variant` tells how it was packed
+-- ("" as it was pulled; else compression, level, media type family and timestamp rule).
+CREATE TABLE layer_blobs (
+    dir TEXT NOT NULL,
+    variant TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    diff_id TEXT NOT NULL,
+    PRIMARY KEY (dir, variant)
+);
+-- cache/: a definition key leads to the canonical key of the work, the canonical key to its result.
+CREATE TABLE cache_keys (
+    key TEXT PRIMARY KEY,
+    canonical TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE cache_results (
+    canonical TEXT PRIMARY KEY,
+    snapshot INTEGER,
+    name TEXT NOT NULL,
+    created REAL NOT NULL,
+    last_used REAL NOT NULL
+);
+CREATE INDEX cache_results_snapshot ON cache_results(snapshot);
+-- cache/: digests of a snapshot's files as a step read them.
+CREATE TABLE content_digests (
+    snapshot INTEGER NOT NULL,
+    selector TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (snapshot, selector)
+) WITHOUT ROWID;
+-- cache/: directories that RUN --mount=type=cache keeps between builds.
+CREATE TABLE cache_mounts (
+    id TEXT NOT NULL,
+    dir TEXT NOT NULL UNIQUE,
+    created REAL NOT NULL,
+    last_used REAL NOT NULL
+);
+CREATE INDEX cache_mounts_id ON cache_mounts(id);
+-- sources/: what a name meant when it was last asked for.
+CREATE TABLE resolutions (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    resolved REAL NOT NULL
+) WITHOUT ROWID;
+-- content/: the image store. `descriptor` is the JSON of the manifest's or index's descriptor.
+CREATE TABLE images (
+    name TEXT PRIMARY KEY,
+    descriptor TEXT NOT NULL,
+    created REAL NOT NULL
+) WITHOUT ROWID;
+-- content/: what running builds use. A lease whose lock file nobody holds is dead.
+CREATE TABLE leases (
+    lease TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    ref TEXT NOT NULL,
+    PRIMARY KEY (lease, kind, ref)
+) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """One connection to the metadata file, shared by the threads of a process under a lock.
+
+    Other processes may have the same file open: a write waits for theirs (up to 60 s). Raises StoreError where the
+    file is damaged, cannot be written, or was made by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._open(path)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open the metadata file {path}: {error}") from error
+        except OSError as error:
+            raise StoreError(f"cannot use the state directory {path.parent}: {error.strerror}") from error
+
+    def _open(self, path: Path) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        if version == 0:
+            self._create()
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} was made by another version of Stagewright (schema {version}, this one has {SCHEMA_VERSION})",
+                hint="use that version, or another --root, or remove the state directory",
+            )
+
+    def _create(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have made the schema while this one waited for the lock.
+            if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+
+    def query(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a SELECT."""
+        try:
+            with self._lock:
+                return self._connection.execute(sql, tuple(parameters)).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the metadata file cannot be read: {error}") from error
+
+    def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
+        """Run one statement that writes; answers the last row id (of an INSERT)."""
+        try:
+            with self._lock:
+                return self._connection.execute(sql, tuple(parameters)).lastrowid or 0
+        except sqlite3.Error as error:
+            raise StoreError(f"the metadata file cannot be written: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements within take effect together, or none; nested uses join the outermost."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise StoreError(f"the metadata file cannot be written: {error}") from error
+            self._depth = 1
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise StoreError(f"the metadata file cannot be written: {error}") from error
+                raise
+            finally:
+                self._depth = 0
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
