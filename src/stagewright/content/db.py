@@ -129,7 +129,8 @@ class Database:
         try:
             # Another process may have made the schema while this one waited for the lock.
             if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA.split(";"):
+                statements = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("--"))
+                for statement in statements.split(";"):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
             self._connection.execute("COMMIT")
