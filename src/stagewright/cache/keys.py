@@ -1,0 +1,88 @@
+"""Cache keys and their results.
+
+Work is named twice. A *definition key* says how it would be made: the op and the canonical keys of its inputs. It leads
+to a *canonical key*, which names the output for whatever is built on it: the content key where the op reads only some
+files of its inputs, the definition key itself otherwise, a fresh one where the work was done anew without the cache.
+Results (snapshots) hang on canonical keys.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from stagewright.content.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class CachedResult:
+    """What a canonical key leads to: a snapshot's id, None for the empty one (scratch)."""
+
+    snapshot: int | None
+
+
+class KeyStore:
+    """The tables of keys, results and content digests. Thread-safe; shared with other processes."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def canonical(self, key: str) -> str | None:
+        """The canonical key that the definition or content key `key` leads to."""
+        rows = self._db.query("SELECT canonical FROM cache_keys WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def result(self, canonical: str) -> CachedResult | None:
+        """The result of a canonical key, if its snapshot still exists."""
+        rows = self._db.query(
+            "SELECT r.snapshot, s.id FROM cache_results r LEFT JOIN snapshots s ON s.id = r.snapshot"
+            " WHERE r.canonical = ?",
+            (canonical,),
+        )
+        if not rows:
+            return None
+        snapshot, existing = rows[0]
+        if snapshot is not None and existing is None:
+            return None
+        return CachedResult(snapshot)
+
+    def link(self, key: str, canonical: str) -> None:
+        """Let `key` lead to `canonical` from now on."""
+        self._db.execute(
+            "INSERT INTO cache_keys (key, canonical) VALUES (?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET canonical = excluded.canonical",
+            (key, canonical),
+        )
+
+    def save(self, keys: list[str], canonical: str, snapshot: int | None, name: str) -> None:
+        """Record a result under its canonical key, and every key in `keys` as leading to it."""
+        now = time.time()
+        with self._db.transaction():
+            for key in keys:
+                self.link(key, canonical)
+            self._db.execute(
+                "INSERT INTO cache_results (canonical, snapshot, name, created, last_used) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (canonical) DO UPDATE SET snapshot = excluded.snapshot, name = excluded.name,"
+                " created = excluded.created, last_used = excluded.last_used",
+                (canonical, snapshot, name, now, now),
+            )
+
+    def touch(self, canonicals: list[str]) -> None:
+        """Note that these results were used now."""
+        now = time.time()
+        with self._db.transaction():
+            for canonical in canonicals:
+                self._db.execute("UPDATE cache_results SET last_used = ? WHERE canonical = ?", (now, canonical))
+
+    def content_digest(self, snapshot: int, selector: str) -> str | None:
+        """The digest of a snapshot's files that `selector` names, if it was computed before."""
+        rows = self._db.query(
+            "SELECT digest FROM content_digests WHERE snapshot = ? AND selector = ?", (snapshot, selector)
+        )
+        return str(rows[0][0]) if rows else None
+
+    def save_content_digest(self, snapshot: int, selector: str, digest: str) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO content_digests (snapshot, selector, digest) VALUES (?, ?, ?)",
+            (snapshot, selector, digest),
+        )

@@ -1,0 +1,82 @@
+"""The folders behind `RUN --mount=type=cache`, and who may use one when.
+
+A cache mount's identity (`id`, its base and whether the base is shared) leads to one folder or, with
+`sharing=private`, to as many as were ever used at once. Folders persist whether a step fails or not.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stagewright.cache.locks import LockFile
+from stagewright.content.db import Database
+from stagewright.graph.ops import Sharing
+
+
+class CacheMounts:
+    """Folders below `root`, one or more an identity. Safe between threads and processes."""
+
+    def __init__(self, root: Path, db: Database, locks: LockFile) -> None:
+        self._root = root
+        self._db = db
+        self._locks = locks
+
+    @contextmanager
+    def use(
+        self, identity: str, sharing: Sharing, create: Callable[[str], None], cancel: threading.Event | None
+    ) -> Iterator[str]:
+        """The absolute folder of a cache mount, held as `sharing` asks.
+
+        `create` is called with the path of a new, empty folder that it may fill and chown. `locked` waits for other
+        holders, `shared` waits for `locked` ones only, `private` never waits but takes another folder.
+        """
+        if sharing == "private":
+            handle, folder = self._free_folder(identity, create)
+            try:
+                yield folder
+            finally:
+                os.close(handle)
+            return
+        folder = self._first_folder(identity, create)
+        with self._locks.hold(f"mount/{folder}", shared=sharing == "shared", cancel=cancel):
+            yield folder
+
+    def _folders(self, identity: str) -> list[str]:
+        rows = self._db.query("SELECT dir FROM cache_mounts WHERE id = ? ORDER BY created, dir", (identity,))
+        return [str(self._root / row[0]) for row in rows]
+
+    def _first_folder(self, identity: str, create: Callable[[str], None]) -> str:
+        with self._locks.hold(f"mount-create/{identity}"):
+            folders = self._folders(identity)
+            folder = folders[0] if folders else self._new_folder(identity, create)
+        self._db.execute("UPDATE cache_mounts SET last_used = ? WHERE dir = ?", (time.time(), os.path.basename(folder)))
+        return folder
+
+    def _free_folder(self, identity: str, create: Callable[[str], None]) -> tuple[int, str]:
+        with self._locks.hold(f"mount-create/{identity}"):
+            for folder in self._folders(identity):
+                handle = self._locks.try_hold(f"mount/{folder}")
+                if handle is not None:
+                    return handle, folder
+            folder = self._new_folder(identity, create)
+            handle = self._locks.try_hold(f"mount/{folder}")
+        if handle is None:  # pragma: no cover - a name of random bytes that nobody else can know yet
+            raise RuntimeError("a new cache folder is locked")
+        return handle, folder
+
+    def _new_folder(self, identity: str, create: Callable[[str], None]) -> str:
+        name = secrets.token_hex(8)
+        folder = self._root / name
+        folder.mkdir(parents=True)
+        create(str(folder))
+        now = time.time()
+        self._db.execute(
+            "INSERT INTO cache_mounts (id, dir, created, last_used) VALUES (?, ?, ?, ?)", (identity, name, now, now)
+        )
+        return str(folder)
