@@ -1,0 +1,214 @@
+"""Content-addressed blobs on disk, laid out as in an OCI image layout: `blobs/<algorithm>/<hex>`.
+
+A blob is written aside, in `ingest/`, and renamed into place once its digest is known to be right, so that what lies
+under `blobs/` is always whole. A file in `ingest/` is locked by its writer: one that nobody holds a lock on was left
+by a process that died.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from stagewright.errors import IntegrityError, NotFoundError, StoreError
+from stagewright.image.digest import is_digest, split_digest, verify_digest
+
+
+class BlobWriter:
+    """One blob on its way into the store. Leaving the `with` block without a commit discards it.
+
+    `offset` is the number of bytes written so far. After a broken download the writer is kept, and what follows is
+    written behind what is there; `restart()` throws all of it away. Not for use by several threads at once.
+    """
+
+    def __init__(self, store: BlobStore, expected: str | None, size: int | None) -> None:
+        self._store = store
+        self._expected = expected
+        self._size = size
+        self._algorithm = "sha256" if expected is None else split_digest(expected)[0]
+        self._hash = hashlib.new(self._algorithm)
+        self._path, self._file = store._create_ingest()
+        self.offset = 0
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.discard()
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append `data` and return its length in bytes.
+
+        Raises IntegrityError as soon as there is more than the expected size, StoreError where the disk refuses.
+        """
+        length = len(data)
+        if self._size is not None and self.offset + length > self._size:
+            raise IntegrityError(f"blob {self._name()} is longer than its {self._size} bytes")
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise StoreError(f"cannot write blob {self._name()}: {error.strerror}") from error
+        self._hash.update(data)
+        self.offset += length
+        return length
+
+    def restart(self) -> None:
+        """Throw away all that was written."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._hash = hashlib.new(self._algorithm)
+        self.offset = 0
+
+    def commit(self) -> str:
+        """Put the blob into the store and return its digest.
+
+        Raises IntegrityError, and puts nothing anywhere, where size or digest are not the expected ones; the writer is
+        then still open for a `restart()`. Raises StoreError where the disk refuses.
+        """
+        if self._size is not None and self.offset != self._size:
+            raise IntegrityError(f"blob {self._name()} has {self.offset} bytes, expected {self._size}")
+        digest = f"{self._algorithm}:{self._hash.hexdigest()}"
+        if self._expected is not None and digest != self._expected:
+            raise IntegrityError(f"blob has digest {digest}, expected {self._expected}")
+        target = self._store.path(digest)
+        try:
+            self._file.flush()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._path, target)
+            self._file.close()
+        except OSError as error:
+            raise StoreError(f"cannot write blob {digest}: {error.strerror}") from error
+        return digest
+
+    def discard(self) -> None:
+        """Throw the blob away. Does nothing after a commit."""
+        if self._file.closed:
+            return
+        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError:  # What could not be flushed was not wanted, either.
+            return
+
+    def _name(self) -> str:
+        return self._expected or "(not yet named)"
+
+
+class BlobStore:
+    """The blobs below `root`. Safe for use by several threads and several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._blobs = root / "blobs"
+        self._ingest = root / "ingest"
+
+    def path(self, digest: str) -> Path:
+        """Where the blob lies or would lie. Raises IntegrityError where `digest` is not one."""
+        algorithm, encoded = split_digest(digest)
+        return self._blobs / algorithm / encoded
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here, whole."""
+        return self.path(digest).is_file()
+
+    def size(self, digest: str) -> int:
+        """The blob's size in bytes. Raises NotFoundError."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            raise NotFoundError(f"blob {digest} is not in the store") from None
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob, open for reading. Raises NotFoundError."""
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError:
+            raise NotFoundError(f"blob {digest} is not in the store") from None
+
+    def read(self, digest: str, limit: int = 8 << 20) -> bytes:
+        """The bytes of a small blob, verified.
+
+        Raises NotFoundError, and IntegrityError above `limit` bytes or where the blob is damaged.
+        """
+        with self.open(digest) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise IntegrityError(f"blob {digest} is larger than {limit} bytes")
+        verify_digest(data, digest)
+        return data
+
+    def write(self, data: bytes) -> str:
+        """Store `data` and return its sha256 digest."""
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def writer(self, *, expected: str | None = None, size: int | None = None) -> BlobWriter:
+        """A writer for a new blob, which must turn out to have the digest `expected` and `size` bytes where given."""
+        return BlobWriter(self, expected, size)
+
+    def delete(self, digest: str) -> None:
+        """Remove the blob; one that is not there is fine."""
+        self.path(digest).unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[tuple[str, int]]:
+        """All blobs: digest and size in bytes, in no order."""
+        for algorithm in ("sha256", "sha512"):
+            try:
+                entries = os.scandir(self._blobs / algorithm)
+            except FileNotFoundError:
+                continue
+            with entries:
+                for entry in entries:
+                    digest = f"{algorithm}:{entry.name}"
+                    if not is_digest(digest):
+                        continue
+                    try:
+                        yield digest, entry.stat(follow_symlinks=False).st_size
+                    except FileNotFoundError:
+                        continue
+
+    def clean(self) -> int:
+        """Remove what dead processes left in `ingest/`, and return how many bytes that were."""
+        freed = 0
+        try:
+            names = os.listdir(self._ingest)
+        except FileNotFoundError:
+            return 0
+        for name in names:
+            path = self._ingest / name
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                size = os.fstat(descriptor).st_size
+                path.unlink(missing_ok=True)
+                freed += size
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+        return freed
+
+    def _create_ingest(self) -> tuple[Path, BinaryIO]:
+        try:
+            while True:
+                path = self._ingest / os.urandom(16).hex()
+                try:
+                    file = path.open("xb")
+                except FileNotFoundError:
+                    self._ingest.mkdir(parents=True, exist_ok=True)
+                    continue
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # A clean() that came between creation and lock took the file for a dead one.
+                if os.fstat(file.fileno()).st_nlink:
+                    return path, file
+                file.close()
+        except OSError as error:
+            raise StoreError(f"cannot write to {self._ingest}: {error.strerror}") from error
