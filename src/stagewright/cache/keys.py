@@ -21,30 +21,33 @@ class CachedResult:
     snapshot: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class CachedKey:
+    """The canonical key behind a key, and its result if that still exists."""
+
+    canonical: str
+    result: CachedResult | None
+
+
 class KeyStore:
     """The tables of keys, results and content digests. Thread-safe; shared with other processes."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def canonical(self, key: str) -> str | None:
-        """The canonical key that the definition or content key `key` leads to."""
-        rows = self._db.query("SELECT canonical FROM cache_keys WHERE key = ?", (key,))
-        return str(rows[0][0]) if rows else None
-
-    def result(self, canonical: str) -> CachedResult | None:
-        """The result of a canonical key, if its snapshot still exists."""
+    def lookup(self, key: str) -> CachedKey | None:
+        """What a definition or content key leads to, if it was ever seen."""
         rows = self._db.query(
-            "SELECT r.snapshot, s.id FROM cache_results r LEFT JOIN snapshots s ON s.id = r.snapshot"
-            " WHERE r.canonical = ?",
-            (canonical,),
+            "SELECT k.canonical, r.canonical, r.snapshot, s.id FROM cache_keys k"
+            " LEFT JOIN cache_results r ON r.canonical = k.canonical"
+            " LEFT JOIN snapshots s ON s.id = r.snapshot WHERE k.key = ?",
+            (key,),
         )
         if not rows:
             return None
-        snapshot, existing = rows[0]
-        if snapshot is not None and existing is None:
-            return None
-        return CachedResult(snapshot)
+        canonical, recorded, snapshot, existing = rows[0]
+        gone = recorded is None or (snapshot is not None and existing is None)
+        return CachedKey(canonical, None if gone else CachedResult(snapshot))
 
     def link(self, key: str, canonical: str) -> None:
         """Let `key` lead to `canonical` from now on."""

@@ -1,0 +1,1 @@
+"""How one vertex runs: source, exec, file, merge."""

@@ -1,0 +1,1 @@
+"""Runs a graph: cache keys, scheduling, deduplication, cancellation, progress."""

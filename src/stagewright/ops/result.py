@@ -1,0 +1,13 @@
+"""What running a vertex gives to those that are built on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A filesystem: the snapshot of that id, the named build context in place, or (neither) an empty one."""
+
+    snapshot: int | None = None
+    context: str | None = None

@@ -1,0 +1,107 @@
+"""How a running vertex tells what it does: a sink behind a lock, and a handle on it for one vertex."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from stagewright.errors import SourceRange
+from stagewright.progress.events import Event, LogEvent, Sink, StatusEvent, VertexEvent, WarningEvent
+
+
+class Emitter:
+    """Passes events on to a sink, one at a time, from any thread. Keeps the warnings for the result."""
+
+    def __init__(self, sink: Sink | None) -> None:
+        self._sink = sink
+        self._lock = threading.Lock()
+        self.warnings: list[WarningEvent] = []
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if isinstance(event, WarningEvent):
+                self.warnings.append(event)
+            if self._sink is not None:
+                self._sink(event)
+
+    @contextmanager
+    def vertex(self, digest: str, name: str) -> Iterator[Reporter]:
+        """A vertex that is no part of the graph (`[internal] ...`, `exporting to image`): starts, and ends with it."""
+        reporter = Reporter(self, VertexEvent(digest, name))
+        reporter.start()
+        try:
+            yield reporter
+        except BaseException as error:
+            reporter.end(error=str(error) or "canceled")
+            raise
+        reporter.end()
+
+
+@dataclass(slots=True)
+class Reporter:
+    """What one vertex reports."""
+
+    emit: Emitter
+    event: VertexEvent
+
+    def start(self) -> None:
+        self._send(replace(self.event, started=time.time()))
+
+    def end(self, *, cached: bool = False, error: str = "") -> None:
+        now = time.time()
+        started = self.event.started if self.event.started is not None else now
+        self._send(replace(self.event, started=started, completed=now, cached=cached, error=error))
+
+    def _send(self, event: VertexEvent) -> None:
+        self.event = event
+        self.emit(event)
+
+    def log(self, stream: int, data: bytes) -> None:
+        self.emit(LogEvent(self.event.digest, stream, data, time.time()))
+
+    def warn(self, short: str, *, detail: tuple[str, ...] = (), location: SourceRange | None = None) -> None:
+        self.emit(WarningEvent(self.event.digest, short, detail=detail, location=location))
+
+    @contextmanager
+    def status(self, id: str, total: int = 0) -> Iterator[Status]:
+        """A row below the vertex that starts now and ends with the block."""
+        row = Status(self, id, total, time.time())
+        row.update(0)
+        yield row
+        row.done()
+
+
+@dataclass(slots=True)
+class Status:
+    """A row of progress inside a vertex; `update` takes the bytes done so far."""
+
+    reporter: Reporter
+    id: str
+    total: int
+    started: float
+    current: int = 0
+
+    def update(self, current: int, total: int | None = None) -> None:
+        self.current = current
+        if total is not None:
+            self.total = total
+        self._send(None)
+
+    def done(self) -> None:
+        self._send(time.time())
+
+    def _send(self, completed: float | None) -> None:
+        self.reporter.emit(
+            StatusEvent(
+                self.reporter.event.digest,
+                self.id,
+                current=self.current,
+                total=self.total,
+                timestamp=time.time(),
+                started=self.started,
+                completed=completed,
+            )
+        )
