@@ -1,0 +1,1 @@
+"""Says how long ago a date was."""
