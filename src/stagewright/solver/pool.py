@@ -54,11 +54,18 @@ class Pool:
         """Whether steps wait for others to end although waiting ones could be told apart."""
         return self._adaptive and bool(self._waiting["step"])
 
-    def close(self) -> None:
-        """Forget what has not started, and wait for what runs."""
+    def drop_waiting(self) -> int:
+        """Forget what has not started; answers how much that was."""
         with self._lock:
+            dropped = sum(len(queue) for queue in self._waiting.values())
             for queue in self._waiting.values():
                 queue.clear()
+            return dropped
+
+    def close(self) -> None:
+        """Forget what has not started, and wait for what runs."""
+        self.drop_waiting()
+        with self._lock:
             threads = list(self._threads)
         for _ in threads:
             self._tasks.put(None)

@@ -1,0 +1,338 @@
+"""The solver: walks a graph from its keys to its results, and runs what no result is known for.
+
+One thread, the caller's, owns all state and makes all decisions; threads of the pool do the work and post what came of
+it. A vertex goes through two phases. Its key needs the keys of its inputs (and the results of those inputs of which
+only the content counts, when the definition alone is not known yet). Its result is asked for only by a user of it that
+misses, and by the caller.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from stagewright.cache.keys import CachedResult, KeyStore
+from stagewright.cache.locks import LockFile
+from stagewright.errors import CanceledError
+from stagewright.graph.ops import ExecOp, SourceOp
+from stagewright.graph.vertex import Vertex, walk
+from stagewright.ops.base import OpRunner
+from stagewright.ops.result import Result
+from stagewright.progress.events import VertexEvent
+from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.solver.keys import content_key, definition_key, is_context
+from stagewright.solver.pool import Lane, Pool
+
+_ADMISSION_INTERVAL_S = 0.025
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A vertex while it is being solved."""
+
+    vertex: Vertex
+    runner: OpRunner
+    reporter: Reporter
+    inputs: list[_Node]
+    content_inputs: tuple[int, ...]
+    users: list[_Node] = field(default_factory=list)
+    keys_missing: int = 0
+    definition: str | None = None
+    canonical: str | None = None
+    also_known_as: list[str] = field(default_factory=list)
+    cached: CachedResult | None = None
+    result: Result | None = None
+    wanted: bool = False
+    waiting_for_content: bool = False
+    results_missing: int = 0
+    waiters: list[_Node] = field(default_factory=list)
+
+    @property
+    def input_keys(self) -> list[str]:
+        return [node.canonical or "" for node in self.inputs]
+
+
+class Solver:
+    """Solves graphs. `cancel` stops the build when set, by the caller or by the first failure."""
+
+    def __init__(
+        self,
+        runner_of: Callable[[Vertex], OpRunner],
+        keys: KeyStore,
+        locks: LockFile,
+        emitter: Emitter,
+        cancel: threading.Event,
+        jobs: int | None = None,
+    ) -> None:
+        self._runner_of = runner_of
+        self._keys = keys
+        self._locks = locks
+        self._emitter = emitter
+        self._cancel = cancel
+        self._pool = Pool(jobs)
+        self._posted: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._pending = 0
+        self._ready: deque[_Node] = deque()
+        self._used: list[str] = []
+        self._failure: BaseException | None = None
+
+    def solve(self, targets: Sequence[Vertex]) -> list[Result]:
+        """The results of the targets, in their order. Raises the first failure after all running work has ended."""
+        nodes = self._build_nodes(targets)
+        try:
+            for target in targets:
+                self._want(nodes[target.digest])
+            self._ready.extend(node for node in nodes.values() if not node.keys_missing)
+            self._loop()
+        finally:
+            self._pool.close()
+            self._keys.touch(self._used)
+        if self._failure is not None:
+            raise self._failure
+        self._end_unneeded(nodes.values())
+        return [result for target in targets if (result := nodes[target.digest].result) is not None]
+
+    def _build_nodes(self, targets: Sequence[Vertex]) -> dict[str, _Node]:
+        nodes: dict[str, _Node] = {}
+        for vertex in walk(targets):
+            runner = self._runner_of(vertex)
+            inputs = [nodes[source.digest] for source in vertex.inputs]
+            event = VertexEvent(
+                vertex.digest,
+                vertex.meta.name,
+                tuple(source.digest for source in vertex.inputs),
+                location=vertex.meta.location,
+                stage=vertex.meta.stage,
+            )
+            node = _Node(vertex, runner, Reporter(self._emitter, event), inputs, runner.content_inputs(vertex))
+            node.keys_missing = len(inputs)
+            for source in inputs:
+                source.users.append(node)
+            nodes[vertex.digest] = node
+            if vertex.meta.name:
+                self._emitter(event)
+        return nodes
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while self._failure is None or self._pending:
+            if self._failure is None and self._cancel.is_set():
+                self._fail(CanceledError())
+            while self._ready and self._failure is None:
+                self._find_key(self._ready.popleft())
+            if not self._pending:
+                return
+            self._take_posted()
+
+    def _take_posted(self) -> None:
+        try:
+            handle = self._posted.get(timeout=_ADMISSION_INTERVAL_S if self._pool.crowded else None)
+        except Empty:
+            self._pool.admit_waiting_steps()
+            return
+        handle()
+
+    def _submit(self, lane: Lane, work: Callable[[], Callable[[], None]]) -> None:
+        """Run `work` in the pool; what it returns is called by the loop."""
+        self._pending += 1
+
+        def task() -> None:
+            try:
+                if self._cancel.is_set():
+                    raise CanceledError
+                handle = work()
+            except BaseException as error:
+                failure = error
+                self._posted.put(lambda: self._finish(lambda: self._fail(failure)))
+            else:
+                self._posted.put(lambda: self._finish(handle))
+
+        self._pool.submit(lane, task)
+
+    def _finish(self, handle: Callable[[], None]) -> None:
+        self._pending -= 1
+        handle()
+
+    def _fail(self, error: BaseException) -> None:
+        # What fails after the first failure, or because of it, is not the reason.
+        if self._failure is None:
+            self._failure = error
+            self._cancel.set()
+            self._pending -= self._pool.drop_waiting()
+
+    # --- keys ---------------------------------------------------------------------------------------------------
+
+    def _find_key(self, node: _Node) -> None:
+        vertex = node.vertex
+        if is_context(vertex):
+            node.canonical = vertex.digest
+            node.result = node.runner.run(vertex, (), node.reporter)
+            self._key_found(node)
+            return
+        if not any(is_context(vertex.inputs[index]) for index in node.content_inputs):
+            node.definition = definition_key(vertex, node.input_keys)
+            if not vertex.meta.ignore_cache and self._look_up(node, node.definition):
+                return
+        if not node.content_inputs:
+            self._new_canonical(node, node.definition)
+            return
+        node.waiting_for_content = True
+        self._wait_for(node, [node.inputs[index] for index in node.content_inputs])
+
+    def _look_up(self, node: _Node, key: str) -> bool:
+        """Whether the key is known with a result; the node has its key then."""
+        found = self._keys.lookup(key)
+        if found is None:
+            return False
+        if found.result is None:
+            # The work was done once and its result is gone: what was built on it may still be there.
+            if not node.content_inputs:
+                node.canonical = found.canonical
+                self._key_found(node)
+                return True
+            return False
+        node.canonical, node.cached = found.canonical, found.result
+        if node.definition is not None and key != node.definition:
+            self._keys.link(node.definition, found.canonical)
+        self._used.append(found.canonical)
+        self._key_found(node)
+        return True
+
+    def _digest_content(self, node: _Node) -> None:
+        def work() -> Callable[[], None]:
+            contents = {}
+            for index in node.content_inputs:
+                source = node.inputs[index].result
+                assert source is not None
+                contents[index] = node.runner.content_digest(node.vertex, index, source)
+            return lambda: self._content_found(node, contents)
+
+        self._submit("file", work)
+
+    def _content_found(self, node: _Node, contents: dict[int, str]) -> None:
+        key = content_key(node.vertex, node.input_keys, contents)
+        if not node.vertex.meta.ignore_cache and self._look_up(node, key):
+            return
+        node.also_known_as.append(key)
+        self._new_canonical(node, key)
+
+    def _new_canonical(self, node: _Node, key: str | None) -> None:
+        if node.vertex.meta.ignore_cache and isinstance(node.vertex.op, ExecOp):
+            # A process that runs again may write something else, so that what was built on the last run is stale.
+            key = "n:" + secrets.token_hex(16)
+        node.canonical = key
+        self._key_found(node)
+
+    def _key_found(self, node: _Node) -> None:
+        if node.cached is not None:
+            node.reporter.end(cached=True)
+        for user in node.users:
+            user.keys_missing -= 1
+            if not user.keys_missing:
+                self._ready.append(user)
+        if node.wanted:
+            self._get_result(node)
+
+    # --- results ------------------------------------------------------------------------------------------------
+
+    def _want(self, node: _Node) -> None:
+        """Ask for the node's result. A stack, since a chain of stages may be thousands deep."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            if node.wanted or node.result is not None:
+                continue
+            node.wanted = True
+            if node.canonical is not None:
+                stack.extend(self._start_result(node))
+
+    def _get_result(self, node: _Node) -> None:
+        for source in self._start_result(node):
+            self._want(source)
+
+    def _start_result(self, node: _Node) -> list[_Node]:
+        """Move a node that has its key towards its result; answers the inputs that must be wanted for it."""
+        if node.result is not None:
+            return []
+        if node.cached is not None:
+            self._result_found(node, Result(node.cached.snapshot))
+            return []
+        missing = self._register(node, node.inputs)
+        if not node.results_missing:
+            self._run(node)
+        return missing
+
+    def _wait_for(self, node: _Node, sources: list[_Node]) -> None:
+        missing = self._register(node, sources)
+        if not node.results_missing:
+            self._results_arrived(node)
+        for source in missing:
+            self._want(source)
+
+    def _register(self, node: _Node, sources: list[_Node]) -> list[_Node]:
+        missing = list({id(source): source for source in sources if source.result is None}.values())
+        node.results_missing = len(missing)
+        for source in missing:
+            source.waiters.append(node)
+        return missing
+
+    def _result_found(self, node: _Node, result: Result) -> None:
+        node.result = result
+        waiters, node.waiters = node.waiters, []
+        for waiter in waiters:
+            waiter.results_missing -= 1
+            if not waiter.results_missing:
+                self._results_arrived(waiter)
+
+    def _results_arrived(self, node: _Node) -> None:
+        if node.waiting_for_content:
+            node.waiting_for_content = False
+            self._digest_content(node)
+        else:
+            self._run(node)
+
+    def _run(self, node: _Node) -> None:
+        inputs = tuple(source.result for source in node.inputs if source.result is not None)
+
+        def work() -> Callable[[], None]:
+            result = self._run_once(node, inputs)
+            return lambda: self._result_found(node, result)
+
+        self._submit(_lane(node.vertex), work)
+
+    def _run_once(self, node: _Node, inputs: tuple[Result, ...]) -> Result:
+        """Run a vertex, unless another build that shares the store has just done so."""
+        canonical = node.canonical
+        assert canonical is not None
+        with self._locks.hold(f"work/{canonical}", cancel=self._cancel):
+            known = None if node.vertex.meta.ignore_cache else self._keys.lookup(canonical)
+            if known is not None and known.result is not None:
+                node.reporter.end(cached=True)
+                return Result(known.result.snapshot)
+            node.reporter.start()
+            try:
+                result = node.runner.run(node.vertex, inputs, node.reporter)
+                names = [canonical, *node.also_known_as, *([node.definition] if node.definition else [])]
+                self._keys.save(names, canonical, result.snapshot, node.vertex.meta.name)
+            except BaseException as error:
+                node.reporter.end(error=str(error) or "canceled")
+                raise
+            node.reporter.end()
+            return result
+
+    def _end_unneeded(self, nodes: Iterable[_Node]) -> None:
+        """Close the vertices that nothing had to be done for, because those that use them were cached."""
+        for node in nodes:
+            if node.reporter.event.completed is None and node.vertex.meta.name and not is_context(node.vertex):
+                node.reporter.end(cached=True)
+
+
+def _lane(vertex: Vertex) -> Lane:
+    if isinstance(vertex.op, ExecOp):
+        return "step"
+    return "source" if isinstance(vertex.op, SourceOp) else "file"
