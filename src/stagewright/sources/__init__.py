@@ -1,0 +1,1 @@
+"""Where inputs come from: the build context, images."""

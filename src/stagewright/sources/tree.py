@@ -1,0 +1,173 @@
+"""A tree of files that steps read from: a build context as it lies on disk, or the view of a snapshot.
+
+Paths are relative to the tree's root, `/`-separated, without a leading slash, `""` for the root itself; names that are
+not UTF-8 are carried with surrogate escapes. Nothing here ever leaves the root: symbolic links are resolved as if the
+root were the root of the file system, and the kernel is asked to refuse any that appear meanwhile (openat2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from stagewright.errors import NotFoundError, StagewrightError
+from stagewright.snapshots import syscalls
+
+_MAX_LINKS = 255
+_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+_BLOCK = 1 << 20
+
+
+class Exclusion(Protocol):
+    """What of a tree is hidden (.dockerignore)."""
+
+    def excludes(self, path: str) -> bool:
+        """Whether the path, or a folder that it is in, is left out and not brought back."""
+
+    def may_include_below(self, path: str) -> bool:
+        """Whether something in the excluded folder `path` could be brought back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a tree: its path and what lstat says of it."""
+
+    path: str
+    info: os.stat_result
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.info.st_mode)
+
+
+class Tree:
+    """Reads the files below the directory descriptor `root` (which stays the caller's).
+
+    `owner` replaces every file's owner (a build context belongs to 0:0). `label` names the tree in messages.
+    """
+
+    def __init__(
+        self, root: int, *, exclusion: Exclusion | None = None, owner: tuple[int, int] | None = None, label: str = ""
+    ) -> None:
+        self._root = root
+        self._exclusion = exclusion
+        self.owner = owner
+        self.label = label
+
+    def resolve(self, path: str, *, follow_last: bool = True) -> str:
+        """The path without links: every link on the way resolved inside the root; what does not exist is kept."""
+        parts = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        done: list[str] = []
+        links = 0
+        while parts:
+            part = parts.pop()
+            if part == "..":
+                done = done[:-1]
+                continue
+            done.append(part)
+            if not parts and not follow_last:
+                break
+            target = self._link("/".join(done))
+            if target is None:
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise StagewrightError(f"too many links on the way to /{path}")
+            done = [] if target.startswith("/") else done[:-1]
+            parts.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
+        return "/".join(done)
+
+    def _link(self, path: str) -> str | None:
+        try:
+            return os.readlink(path, dir_fd=self._root)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                return None
+            raise
+
+    def entry(self, path: str) -> Entry:
+        """The file at a resolved path. Raises NotFoundError; a hidden file does not exist."""
+        try:
+            handle = self._open(path, os.O_PATH | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise NotFoundError(f'"/{path}": not found') from None
+        try:
+            entry = Entry(path, os.fstat(handle))
+        finally:
+            os.close(handle)
+        if self._is_hidden(entry):
+            raise NotFoundError(f'"/{path}": not found', hint=f"a pattern in the ignore file excludes {path}")
+        return entry
+
+    def walk(self, top: str) -> Iterator[Entry]:
+        """What is below the folder `top`, not itself: folders before their contents, names in order.
+
+        A hidden folder appears only when something in it does not stay hidden.
+        """
+        # Beside each open folder stands its own entry as long as it is hidden and nothing in it has turned up.
+        stack: list[tuple[Iterator[Entry], list[Entry]]] = [(iter(self._scan(top)), [])]
+        while stack:
+            entry = next(stack[-1][0], None)
+            if entry is None:
+                stack.pop()
+                continue
+            if self._exclusion is not None and self._exclusion.excludes(entry.path):
+                if entry.is_dir and self._exclusion.may_include_below(entry.path):
+                    stack.append((iter(self._scan(entry.path)), [entry]))
+                continue
+            for _, hidden in stack:
+                yield from hidden
+                hidden.clear()
+            yield entry
+            if entry.is_dir:
+                stack.append((iter(self._scan(entry.path)), []))
+
+    def children(self, folder: str) -> Iterator[Entry]:
+        """What is in the folder and not hidden (a hidden folder counts when something below it is not)."""
+        for entry in self._scan(folder):
+            if not self._is_hidden(entry):
+                yield entry
+
+    def _is_hidden(self, entry: Entry) -> bool:
+        if not entry.path or self._exclusion is None or not self._exclusion.excludes(entry.path):
+            return False
+        if not entry.is_dir or not self._exclusion.may_include_below(entry.path):
+            return True
+        return next(self.walk(entry.path), None) is None
+
+    def _scan(self, folder: str) -> list[Entry]:
+        handle = self._open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            prefix = f"{folder}/" if folder else ""
+            with os.scandir(handle) as entries:
+                found = [Entry(prefix + item.name, item.stat(follow_symlinks=False)) for item in entries]
+        finally:
+            os.close(handle)
+        found.sort(key=lambda entry: entry.path)
+        return found
+
+    def open(self, path: str) -> int:
+        """A descriptor to read the file at a resolved path; never a device, never through a link."""
+        return self._open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    def open_folder(self, path: str) -> int:
+        """A descriptor of the folder at a resolved path."""
+        return self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _open(self, path: str, flags: int) -> int:
+        try:
+            return syscalls.openat2(self._root, os.fsencode(path or "."), flags, resolve=_BENEATH)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
+            raise StagewrightError(f"cannot read {self.label}/{path}: {os.strerror(error.errno or 0)}") from error
+
+    def readlink(self, path: str) -> str:
+        """What the link at a resolved path says."""
+        return os.readlink(path, dir_fd=self._root)
