@@ -1,0 +1,184 @@
+"""Overlay mounts that are attached nowhere: a directory descriptor is the mount, and closing it is the unmount.
+
+No other process sees such a mount and none can be left over, however this process ends. What is in it is reached
+relative to the descriptor (`dir_fd=`), or by name as `/proc/self/fd/N/...`; it can be given a place by move_mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import cache
+
+from stagewright.errors import StoreError
+from stagewright.snapshots import syscalls
+
+# The kernel's OVL_MAX_STACK.
+MAX_LOWERS = 500
+# A mount's option string is one page.
+_MAX_OPTIONS = 4095
+
+# Copies of a snapshot folder must mean the same on every machine and under every parent, so nothing that ties an
+# upper directory to its lower ones (index, redirect, metacopy) is written, nor followed.
+_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
+
+
+@cache
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace other than the machine's first one."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
+
+
+@cache
+def xattr_prefix() -> str:
+    """What the names of overlayfs's own extended attributes begin with: `trusted.` takes privilege on the machine."""
+    return "user.overlay." if in_user_namespace() else "trusted.overlay."
+
+
+def is_overlay_xattr(name: str) -> bool:
+    """Whether an extended attribute is overlayfs's own, under either prefix."""
+    return name.startswith(("trusted.overlay.", "user.overlay."))
+
+
+def is_opaque(path: str | bytes | int) -> bool:
+    """Whether a directory of a layer hides everything below it in the chain."""
+    try:
+        if isinstance(path, int):
+            return os.getxattr(path, xattr_prefix() + "opaque") == b"y"
+        return os.getxattr(path, xattr_prefix() + "opaque", follow_symlinks=False) == b"y"
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
+
+
+def is_whiteout(info: os.stat_result) -> bool:
+    """Whether an entry of a layer says that the name does not exist: a character device 0:0."""
+    return info.st_mode & 0o170000 == 0o020000 and info.st_rdev == 0
+
+
+def mount(
+    lowers: tuple[str, ...],
+    upper: str | None = None,
+    work: str | None = None,
+    *,
+    attributes: int = syscalls.MOUNT_ATTR_NODEV,
+) -> int:
+    """Mount an overlay and answer its root as an O_PATH descriptor; the mount ends when the caller closes it.
+
+    `lowers` are absolute folders, topmost first: at least one with an upper directory, two without.
+    `attributes` are MOUNT_ATTR_* bits; a mount without an upper directory is read-only.
+    Raises StoreError where the kernel refuses.
+    """
+    if len(lowers) > MAX_LOWERS:
+        raise StoreError(f"a chain of {len(lowers)} layers is more than overlayfs takes ({MAX_LOWERS})")
+    if upper is None:
+        attributes |= syscalls.MOUNT_ATTR_RDONLY
+    options = list(_OPTIONS)
+    try:
+        if _has_lowerdir_plus():
+            return _mount_by_descriptor(lowers, upper, work, options, attributes)
+        return _mount_by_string(lowers, upper, work, options, attributes)
+    except OSError as error:
+        hint = None
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP) and upper is not None:
+            hint = "put the state directory (--root) on a filesystem that overlayfs can write to, such as ext4 or xfs"
+        elif error.errno == errno.ENODEV:
+            hint = "load the kernel's overlay module"
+        raise StoreError(f"cannot mount an overlay of {len(lowers)} layers: {error.strerror}", hint=hint) from error
+
+
+@cache
+def _has_lowerdir_plus() -> bool:
+    """Whether the kernel takes lower directories one by one (Linux 6.5)."""
+    fd = syscalls.fsopen("overlay")
+    try:
+        syscalls.fsconfig_string(fd, "lowerdir+", "/")
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    finally:
+        os.close(fd)
+    return True
+
+
+def _mount_by_descriptor(
+    lowers: tuple[str, ...], upper: str | None, work: str | None, options: list[tuple[str, str]], attributes: int
+) -> int:
+    fd = syscalls.fsopen("overlay")
+    try:
+        for key, value in options:
+            syscalls.fsconfig_string(fd, key, value)
+        if in_user_namespace():
+            syscalls.fsconfig_flag(fd, "userxattr")
+        for lower in lowers:
+            syscalls.fsconfig_string(fd, "lowerdir+", lower)
+        if upper is not None and work is not None:
+            _forget_volatile(work)
+            # Without it each unmount, and each fsync of a step, syncs the disk for a draft that would not survive.
+            syscalls.fsconfig_flag(fd, "volatile")
+            syscalls.fsconfig_string(fd, "upperdir", upper)
+            syscalls.fsconfig_string(fd, "workdir", work)
+        syscalls.fsconfig_create(fd)
+        return syscalls.fsmount(fd, attributes)
+    finally:
+        os.close(fd)
+
+
+def _mount_by_string(
+    lowers: tuple[str, ...], upper: str | None, work: str | None, options: list[tuple[str, str]], attributes: int
+) -> int:
+    """Mount by the classic call, whose option string is short: names are relative to the lowers' common folder.
+
+    The working directory and the mount namespace are those of a thread made for this, so that no one else sees a
+    change; the namespace ends with the thread, the detached copy of the mount lives on.
+    """
+    import threading
+
+    base = os.path.dirname(lowers[0])
+    parts = [f"{key}={value}" for key, value in options]
+    if in_user_namespace():
+        parts.append("userxattr")
+    parts.append("lowerdir=" + ":".join(os.path.relpath(lower, base) for lower in lowers))
+    if upper is not None and work is not None:
+        _forget_volatile(work)
+        parts += ["volatile", f"upperdir={os.path.relpath(upper, base)}", f"workdir={os.path.relpath(work, base)}"]
+    data = ",".join(parts)
+    if len(data) > _MAX_OPTIONS:
+        raise StoreError(f"a chain of {len(lowers)} layers does not fit into one mount call of this kernel")
+    flags = (syscalls.MS_RDONLY if attributes & syscalls.MOUNT_ATTR_RDONLY else 0) | (
+        syscalls.MS_NODEV if attributes & syscalls.MOUNT_ATTR_NODEV else 0
+    )
+    outcome: list[int | OSError] = []
+
+    def work_apart() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+            os.chdir(base)
+            syscalls.mount("overlay", base, "overlay", flags, data)
+            outcome.append(syscalls.open_tree_clone(base))
+        except OSError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work_apart, name="overlay-mount")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], OSError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _forget_volatile(work: str) -> None:
+    """Remove the mark by which the kernel refuses a second mount of a volatile upper directory.
+
+    It stands for "the machine may have crashed since"; a draft does not outlive its process, let alone a crash.
+    """
+    mark = os.path.join(work, "work", "incompat", "volatile")
+    try:
+        os.unlink(os.path.join(mark, "dirty"))
+        os.rmdir(mark)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,335 @@
+"""The snapshots of a state directory: folders of layer changes, their parent chains, and drafts of new ones.
+
+`<root>/<dir>` holds what one layer changes, in overlay format; `<root>/drafts/<name>` belongs to a running process, as
+the lock on it tells; `<root>/trash` is on its way out. A folder is renamed into place, or out of it, in the same
+transaction that writes its row, so a process that dies leaves at most a draft or a folder that no row names.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagewright.content.db import Database
+from stagewright.errors import NotFoundError, StoreError
+from stagewright.snapshots import overlay
+from stagewright.snapshots.tree import copy_metadata, remove_tree, strip_needless_opaque, tree_size
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A layer that is being written: its folder, the upper directory `fs` and overlayfs's `work` directory in it."""
+
+    parent: int | None
+    path: str
+    fs: str
+    work: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """One snapshot as the metadata has it. `size` is in bytes, None until it was asked for; times are Unix seconds."""
+
+    id: int
+    parent: int | None
+    dir: str
+    size: int | None
+    chain_id: str | None
+    created: float
+    last_used: float
+
+
+class SnapshotStore:
+    """All snapshots below `root`. Safe for use by several threads and several processes at once.
+
+    A snapshot is immutable and is only ever a lower directory. `None` stands for the empty one (scratch).
+    Methods raise NotFoundError for an id that does not exist and StoreError where the disk refuses.
+    """
+
+    def __init__(self, root: Path, db: Database) -> None:
+        self._root = os.path.abspath(root)
+        self._db = db
+        self._drafts = os.path.join(self._root, "drafts")
+        self._trash = os.path.join(self._root, "trash")
+        # Overlayfs wants a lower directory even where there is none, and two of them for a view.
+        self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
+        self._lowers: dict[int, tuple[str, ...]] = {}
+        self._locks: dict[str, int] = {}
+        with self._disk():
+            for path in (self._drafts, self._trash, *self._empty):
+                os.makedirs(path, mode=0o755, exist_ok=True)
+
+    def lowers(self, snapshot: int | None) -> tuple[str, ...]:
+        """The absolute folders of the whole chain, topmost first; empty for scratch."""
+        if snapshot is None:
+            return ()
+        known = self._lowers.get(snapshot)
+        if known is None:
+            rows = self._db.query(
+                "WITH RECURSIVE chain(id, parent, dir, depth) AS ("
+                " SELECT id, parent, dir, 0 FROM snapshots WHERE id = ?"
+                " UNION ALL SELECT s.id, s.parent, s.dir, depth + 1 FROM snapshots s JOIN chain ON s.id = chain.parent)"
+                " SELECT dir FROM chain ORDER BY depth",
+                (snapshot,),
+            )
+            if not rows:
+                raise _missing(snapshot)
+            known = tuple(os.path.join(self._root, name) for (name,) in rows)
+            self._lowers[snapshot] = known
+        return known
+
+    def prepare(self, parent: int | None) -> Draft:
+        """A new draft on `parent`, locked for this process until it is committed or discarded."""
+        lowers = self.lowers(parent)
+        with self._disk():
+            while True:
+                path = os.path.join(self._drafts, secrets.token_hex(6))
+                os.mkdir(path, 0o700)
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if _lock_fresh(lock, path):
+                    break
+                os.close(lock)
+            self._locks[path] = lock
+            draft = Draft(parent, path, os.path.join(path, "fs"), os.path.join(path, "work"))
+            os.mkdir(draft.fs, 0o755)
+            os.mkdir(draft.work, 0o700)
+            if lowers:
+                copy_metadata(lowers[0], draft.fs)
+            else:
+                os.chmod(draft.fs, 0o755)  # noqa: S103
+        return draft
+
+    def commit(self, draft: Draft) -> int:
+        """Make the draft a snapshot and answer its id. Nothing may have it mounted any more."""
+        if draft.path not in self._locks:
+            raise StoreError(f"draft {draft.path} was already committed or discarded")
+        lowers = self.lowers(draft.parent)
+        with self._disk():
+            strip_needless_opaque(draft.fs, lowers)
+            with self._db.transaction():
+                now = time.time()
+                snapshot = self._db.execute(
+                    "INSERT INTO snapshots (parent, dir, created, last_used) VALUES (?, '', ?, ?)",
+                    (draft.parent, now, now),
+                )
+                name = str(snapshot)
+                self._db.execute("UPDATE snapshots SET dir = ? WHERE id = ?", (name, snapshot))
+                self._place(draft.fs, os.path.join(self._root, name))
+        self._end(draft)
+        return snapshot
+
+    def discard(self, draft: Draft) -> None:
+        """Throw the draft away. Does nothing where it was already committed or discarded."""
+        if draft.path in self._locks:
+            self._end(draft)
+
+    @contextmanager
+    def view(self, snapshot: int | None) -> Iterator[int]:
+        """The read-only merged root of a snapshot, as a directory descriptor that is valid within the block."""
+        with _opened(overlay.mount(self.lowers(snapshot) + self._empty)) as root:
+            yield root
+
+    @contextmanager
+    def mount(self, draft: Draft) -> Iterator[int]:
+        """The writable merged root of a draft, as a directory descriptor that is valid within the block."""
+        lowers = self.lowers(draft.parent) or self._empty[:1]
+        with _opened(overlay.mount(lowers, draft.fs, draft.work)) as root:
+            yield root
+
+    def graft(self, snapshot: int, onto: int | None) -> int:
+        """The snapshot that holds the changes of `snapshot`'s own layer on another parent; the folder is shared.
+
+        The same pair gives the same id.
+        """
+        with self._db.transaction():
+            row = self.row(snapshot)
+            found = self._db.query("SELECT id FROM snapshots WHERE dir = ? AND parent IS ?", (row.dir, onto))
+            if found:
+                return int(found[0][0])
+            if onto is not None:
+                self.row(onto)
+            now = time.time()
+            return self._db.execute(
+                "INSERT INTO snapshots (parent, dir, size, created, last_used) VALUES (?, ?, ?, ?, ?)",
+                (onto, row.dir, row.size, now, now),
+            )
+
+    def by_chain(self, chain_id: str) -> int | None:
+        """The snapshot of an image's layers, by their OCI chain ID."""
+        rows = self._db.query("SELECT id FROM snapshots WHERE chain_id = ?", (chain_id,))
+        return int(rows[0][0]) if rows else None
+
+    def set_chain(self, snapshot: int, chain_id: str) -> int:
+        """Note that a snapshot holds the layers with this chain ID; answers the one that was noted first."""
+        self._db.execute("UPDATE OR IGNORE snapshots SET chain_id = ? WHERE id = ?", (chain_id, snapshot))
+        return self.by_chain(chain_id) or snapshot
+
+    def row(self, snapshot: int) -> SnapshotRow:
+        """All that the metadata says about a snapshot."""
+        rows = self._db.query(f"SELECT {_COLUMNS} FROM snapshots WHERE id = ?", (snapshot,))  # noqa: S608
+        if not rows:
+            raise _missing(snapshot)
+        return SnapshotRow(*rows[0])
+
+    def rows(self) -> list[SnapshotRow]:
+        """All snapshots, the oldest first."""
+        return [SnapshotRow(*row) for row in self._db.query(f"SELECT {_COLUMNS} FROM snapshots ORDER BY id")]  # noqa: S608
+
+    def exists(self, snapshot: int) -> bool:
+        """Whether there is such a snapshot."""
+        return bool(self._db.query("SELECT 1 FROM snapshots WHERE id = ?", (snapshot,)))
+
+    def parent(self, snapshot: int) -> int | None:
+        """The snapshot that this one's changes apply to; None for scratch."""
+        return self.row(snapshot).parent
+
+    def dir(self, snapshot: int) -> str:
+        """The name under which `layer_blobs` knows the folder of a snapshot's changes; grafts share one."""
+        return self.row(snapshot).dir
+
+    def folder(self, snapshot: int) -> str:
+        """The absolute path of the folder that holds a snapshot's changes."""
+        return self.lowers(snapshot)[0]
+
+    def layers(self, snapshot: int | None) -> tuple[int, ...]:
+        """The ids of the whole chain, the bottom layer first."""
+        chain = []
+        while snapshot is not None:
+            chain.append(snapshot)
+            snapshot = self.parent(snapshot)
+        return tuple(reversed(chain))
+
+    def size(self, snapshot: int) -> int:
+        """The bytes on disk of a snapshot's own folder: measured when first asked for, then kept."""
+        row = self.row(snapshot)
+        if row.size is not None:
+            return row.size
+        size = tree_size(os.path.join(self._root, row.dir))
+        self._db.execute("UPDATE snapshots SET size = ? WHERE dir = ?", (size, row.dir))
+        return size
+
+    def touch(self, snapshots: Iterable[int]) -> None:
+        """Note that these snapshots are of use now."""
+        now = time.time()
+        with self._db.transaction():
+            for snapshot in snapshots:
+                self._db.execute("UPDATE snapshots SET last_used = ? WHERE id = ?", (now, snapshot))
+
+    def remove(self, snapshot: int) -> int:
+        """Remove a snapshot and answer the bytes that this frees: none where another one shares its folder.
+
+        Raises StoreError where another snapshot is built on it.
+        """
+        size = self.size(snapshot)
+        with self._db.transaction():
+            name = self.row(snapshot).dir
+            if self._db.query("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (snapshot,)):
+                raise StoreError(f"snapshot {snapshot} is in use by others that are built on it")
+            self._db.execute("DELETE FROM snapshots WHERE id = ?", (snapshot,))
+            shared = bool(self._db.query("SELECT 1 FROM snapshots WHERE dir = ? LIMIT 1", (name,)))
+            if not shared:
+                self._db.execute("DELETE FROM layer_blobs WHERE dir = ?", (name,))
+        self._lowers.pop(snapshot, None)
+        if shared:
+            return 0
+        # Only now: a row without its folder would be worse than a folder without a row, which clean() finds.
+        self._throw_away(os.path.join(self._root, name))
+        return size
+
+    def clean(self) -> None:
+        """Remove what dead processes left: drafts that nobody holds, folders without a row, trash."""
+        with self._disk():
+            for name in os.listdir(self._drafts):
+                self._clean_draft(os.path.join(self._drafts, name))
+            with self._db.transaction():
+                # Within the transaction no other process is between placing a folder and writing its row.
+                known = {name for (name,) in self._db.query("SELECT dir FROM snapshots")}
+                for name in os.listdir(self._root):
+                    if name.isdecimal() and name not in known:
+                        self._move_to_trash(os.path.join(self._root, name))
+            for name in os.listdir(self._trash):
+                remove_tree(os.path.join(self._trash, name))
+
+    def _clean_draft(self, path: str) -> None:
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._move_to_trash(path)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(lock)
+
+    def _place(self, source: str, target: str) -> None:
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # A process died after its rename and before its row was written; the id was given out again.
+            self._move_to_trash(target)
+            os.rename(source, target)
+
+    def _end(self, draft: Draft) -> None:
+        self._throw_away(draft.path)
+        os.close(self._locks.pop(draft.path))
+
+    def _throw_away(self, path: str) -> None:
+        with self._disk():
+            moved = self._move_to_trash(path)
+            if moved is not None:
+                remove_tree(moved)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot use the snapshot directory {self._root}: {error}") from error
+
+    def _move_to_trash(self, path: str) -> str | None:
+        target = os.path.join(self._trash, secrets.token_hex(8))
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            return None  # Another process cleans, too.
+        return target
+
+
+_COLUMNS = "id, parent, dir, size, chain_id, created, last_used"
+
+
+def _missing(snapshot: int) -> NotFoundError:
+    return NotFoundError(f"snapshot {snapshot} does not exist")
+
+
+def _lock_fresh(lock: int, path: str) -> bool:
+    """Lock a new draft; False where a cleaning process came first."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+@contextmanager
+def _opened(mount: int) -> Iterator[int]:
+    """A descriptor of the mount's root that can be listed, beside the one that keeps the mount."""
+    try:
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+        try:
+            yield root
+        finally:
+            os.close(root)
+    finally:
+        os.close(mount)
