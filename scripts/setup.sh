@@ -1,0 +1,64 @@
+# What scripts/demo and scripts/test share: Debian packages where a command is missing, and the virtual environment.
+# Sourced with the project's root as the working directory.
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# Takes command=package pairs; installs the packages whose commands this machine lacks.
+need_commands() {
+    missing=
+    for pair; do
+        command -v "${pair%%=*}" >/dev/null 2>&1 || missing="$missing ${pair#*=}"
+    done
+    python=$(find_python) || missing="$missing python3-venv"
+    if [ -n "$missing" ]; then
+        install_packages $missing
+        python=${python:-$(find_python)} || fail "Python 3.11 or newer with its venv module is needed"
+    fi
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || fail "missing on this machine:$(printf ' %s' "$@")"
+    [ "$(id -u)" = 0 ] || fail "not installed (install them as root, or run this script as root): $*"
+    say "installing $*"
+    # The servers among these packages are started by whoever needs them, not by their installation.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+        installed_policy=yes
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    if [ "${installed_policy-}" = yes ]; then
+        rm -f /usr/sbin/policy-rc.d
+        trap - EXIT
+    fi
+}
+
+# Prints the first interpreter that is new enough and can make a virtual environment.
+find_python() {
+    for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Makes .venv with the project in it, anew only when pyproject.toml or the extras have changed. Takes the extras: "" or "[dev]".
+make_venv() {
+    stamp="$1 $(cksum pyproject.toml)"
+    if [ -x .venv/bin/python ] && [ "$(cat .venv/stagewright-stamp 2>/dev/null)" = "$stamp" ]; then return; fi
+    # What the tests have installed serves the demo as well.
+    if [ -z "$1" ] && [ "$(cat .venv/stagewright-stamp 2>/dev/null)" = "[dev] $(cksum pyproject.toml)" ]; then return; fi
+    say "installing Stagewright into .venv"
+    "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install -q --disable-pip-version-check --editable ".$1"
+    printf '%s' "$stamp" >.venv/stagewright-stamp
+}
