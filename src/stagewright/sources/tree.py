@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,30 @@ class Entry:
         return stat.S_ISDIR(self.info.st_mode)
 
 
+def resolve_links(path: str, readlink: Callable[[str], str | None], *, follow_last: bool) -> str:
+    """Resolve the links of `path` inside a root; `readlink` answers what a path says, None where it is no link."""
+    parts = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    done: list[str] = []
+    links = 0
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            done = done[:-1]
+            continue
+        done.append(part)
+        if not parts and not follow_last:
+            break
+        target = readlink("/".join(done))
+        if target is None:
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise StagewrightError(f"too many links on the way to /{path}")
+        done = [] if target.startswith("/") else done[:-1]
+        parts.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
+    return "/".join(done)
+
+
 class Tree:
     """Reads the files below the directory descriptor `root` (which stays the caller's).
 
@@ -60,26 +84,7 @@ class Tree:
 
     def resolve(self, path: str, *, follow_last: bool = True) -> str:
         """The path without links: every link on the way resolved inside the root; what does not exist is kept."""
-        parts = [part for part in reversed(path.split("/")) if part not in ("", ".")]
-        done: list[str] = []
-        links = 0
-        while parts:
-            part = parts.pop()
-            if part == "..":
-                done = done[:-1]
-                continue
-            done.append(part)
-            if not parts and not follow_last:
-                break
-            target = self._link("/".join(done))
-            if target is None:
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise StagewrightError(f"too many links on the way to /{path}")
-            done = [] if target.startswith("/") else done[:-1]
-            parts.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
-        return "/".join(done)
+        return resolve_links(path, self._link, follow_last=follow_last)
 
     def _link(self, path: str) -> str | None:
         try:

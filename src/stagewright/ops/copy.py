@@ -1,0 +1,217 @@
+"""Copies files of a tree into a target: contents, owners, modes, times, extended attributes, links."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stagewright.errors import StagewrightError
+from stagewright.ops.target import Target, copy_xattrs
+from stagewright.sources.tree import Entry, Tree
+
+_SMALL = 1 << 18
+_CHUNK = 1 << 26
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Mode = Callable[[int, bool], int]
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder that is being filled: what it copies, where to, and whether nothing of it lay below the layer."""
+
+    entry: Entry
+    prefix: str
+    path: str
+    handle: int
+    fresh: bool
+    take_metadata: bool
+
+
+class Copier:
+    """One copy action's work. `owner` replaces all owners (None: each file's own), `mode` computes permission bits
+    from a file's own and from whether it is a folder (None: the file's own)."""
+
+    def __init__(self, tree: Tree, target: Target, owner: tuple[int, int] | None, mode: Mode | None) -> None:
+        self._tree = tree
+        self._target = target
+        self._owner = owner
+        self._mode = mode
+        # Hard links among the sources stay hard links: (device, inode) -> path in the layer.
+        self._links: dict[tuple[int, int], str] = {}
+
+    def copy_file(self, entry: Entry, path: str) -> None:
+        """Copy what is no folder to the resolved path `path`, whose folder exists in the layer.
+
+        Raises StagewrightError where a folder is in the way.
+        """
+        folder, name = posixpath.split(path)
+        handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._target.layer)
+        try:
+            self._clear(path, name, handle)
+            self._copy_one(entry, handle, name, path)
+        finally:
+            os.close(handle)
+
+    def copy_contents(self, top: Entry, path: str) -> None:
+        """Copy what is in the folder `top` into the folder at the resolved path `path`, which exists in the layer."""
+        folders = [self._open(top, path, fresh=False, take_metadata=False)]
+        try:
+            for entry in self._tree.walk(top.path):
+                while not entry.path.startswith(folders[-1].prefix):
+                    self._leave(folders.pop())
+                folder = folders[-1]
+                name = posixpath.basename(entry.path)
+                inner = f"{folder.path}/{name}" if folder.path else name
+                if entry.is_dir:
+                    folders.append(self._enter(entry, folder, inner, name))
+                    continue
+                if not folder.fresh:
+                    self._clear(inner, name, folder.handle)
+                self._copy_one(entry, folder.handle, name, inner)
+            while folders:
+                self._leave(folders.pop())
+        finally:
+            for folder in folders:
+                os.close(folder.handle)
+
+    def _open(self, entry: Entry, path: str, *, fresh: bool, take_metadata: bool) -> _Folder:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        handle = os.open(path or ".", flags, dir_fd=self._target.layer)
+        return _Folder(entry, f"{entry.path}/" if entry.path else "", path, handle, fresh, take_metadata)
+
+    def _enter(self, entry: Entry, parent: _Folder, path: str, name: str) -> _Folder:
+        known = None if parent.fresh else self._target.lstat(path)
+        if known is None:
+            os.mkdir(name, 0o700, dir_fd=parent.handle)
+        elif stat.S_ISDIR(known.st_mode):
+            self._target.make_dirs(path, None)
+        else:
+            raise StagewrightError(f"cannot copy to non-directory: /{path}")
+        return self._open(entry, path, fresh=known is None, take_metadata=True)
+
+    def _leave(self, folder: _Folder) -> None:
+        """Metadata comes last, since filling a folder changes its times, and its mode may forbid filling it."""
+        try:
+            if folder.take_metadata:
+                self._target.touched(folder.path)
+                source = self._tree.open_folder(folder.entry.path)
+                try:
+                    self._apply(folder.entry.info, source, folder.handle)
+                finally:
+                    os.close(source)
+        finally:
+            os.close(folder.handle)
+
+    def _clear(self, path: str, name: str, folder: int) -> None:
+        known = self._target.lstat(path)
+        if known is None:
+            return
+        if stat.S_ISDIR(known.st_mode):
+            raise StagewrightError(f"cannot replace to directory /{path} with file")
+        try:
+            os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            # It lies below the layer; the new file will hide it.
+            pass
+
+    def _copy_one(self, entry: Entry, folder: int, name: str, path: str) -> None:
+        info = entry.info
+        if stat.S_ISREG(info.st_mode):
+            if info.st_nlink > 1:
+                known = self._links.setdefault((info.st_dev, info.st_ino), path)
+                if known != path:
+                    os.link(known, name, src_dir_fd=self._target.layer, dst_dir_fd=folder, follow_symlinks=False)
+                    return
+            self._copy_regular(entry, folder, name)
+        elif stat.S_ISLNK(info.st_mode):
+            os.symlink(self._tree.readlink(entry.path), name, dir_fd=folder)
+            self._apply_special(info, folder, name)
+        elif not stat.S_ISSOCK(info.st_mode) or self._tree.owner is None:
+            # A socket of a build context is some running program's, and of no use in an image.
+            os.mknod(name, info.st_mode, info.st_rdev, dir_fd=folder)
+            self._apply_special(info, folder, name)
+
+    def _copy_regular(self, entry: Entry, folder: int, name: str) -> None:
+        source = self._tree.open(entry.path)
+        try:
+            destination = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
+            try:
+                copy_data(source, destination, entry.info)
+                self._apply(entry.info, source, destination)
+            finally:
+                os.close(destination)
+        finally:
+            os.close(source)
+
+    def _apply(self, info: os.stat_result, source: int, destination: int) -> None:
+        # The owner first: changing it clears set-user-ID bits and capabilities.
+        os.fchown(destination, *(self._owner or self._tree.owner or (info.st_uid, info.st_gid)))
+        mode = stat.S_IMODE(info.st_mode)
+        os.fchmod(destination, self._mode(mode, stat.S_ISDIR(info.st_mode)) if self._mode else mode)
+        copy_xattrs(source, destination)
+        os.utime(destination, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+    def _apply_special(self, info: os.stat_result, folder: int, name: str) -> None:
+        owner = self._owner or self._tree.owner or (info.st_uid, info.st_gid)
+        os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISLNK(info.st_mode):
+            mode = stat.S_IMODE(info.st_mode)
+            os.chmod(name, self._mode(mode, False) if self._mode else mode, dir_fd=folder)
+        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+
+def copy_data(source: int, destination: int, info: os.stat_result) -> None:
+    """Copy a file's bytes between descriptors at their starts; holes of a large sparse file stay holes."""
+    if info.st_size <= _SMALL:
+        while block := os.read(source, _SMALL):
+            _write_all(destination, block)
+        return
+    if info.st_blocks * 512 < info.st_size:
+        _copy_sparse(source, destination, info.st_size)
+        return
+    copied = 0
+    while count := _copy_range(source, destination, copied, _CHUNK):
+        copied += count
+
+
+def _copy_sparse(source: int, destination: int, size: int) -> None:
+    os.ftruncate(destination, size)
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(source, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        offset = start
+        while offset < end:
+            count = _copy_range(source, destination, offset, end - offset)
+            if not count:
+                return
+            offset += count
+
+
+def _copy_range(source: int, destination: int, offset: int, length: int) -> int:
+    try:
+        return os.copy_file_range(source, destination, length, offset, offset)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    # Between two filesystems some kernels copy nothing themselves.
+    block = os.pread(source, min(length, _SMALL * 4), offset)
+    os.lseek(destination, offset, os.SEEK_SET)
+    _write_all(destination, block)
+    return len(block)
+
+
+def _write_all(destination: int, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[os.write(destination, view) :]

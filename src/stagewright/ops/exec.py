@@ -1,0 +1,220 @@
+"""Runs exec ops: a step in its sandbox, with its mounts, its secrets and its log."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import deque
+from contextlib import ExitStack
+
+from stagewright.errors import CanceledError, SandboxError, StepFailedError
+from stagewright.graph.ops import CopyAction, ExecOp, Mount
+from stagewright.graph.vertex import Vertex, digest_of
+from stagewright.ops.copy import Copier
+from stagewright.ops.result import Result
+from stagewright.ops.selection import content_digest
+from stagewright.ops.target import Target
+from stagewright.ops.worker import Worker
+from stagewright.progress.reporter import Reporter
+from stagewright.sandbox import spec
+from stagewright.snapshots.store import Draft
+from stagewright.sources.digests import FileDigests
+from stagewright.sources.tree import Tree
+
+_TAIL_BYTES = 16 << 10
+_TAIL_LINES = 20
+
+
+class ExecRunner:
+    """Runs ExecOp vertices."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
+        return tuple(sorted({mount.input for mount in _bind_mounts(_op(vertex)) if mount.input is not None}))
+
+    def content_digest(self, vertex: Vertex, index: int, source: Result) -> str:
+        if source.snapshot is None:
+            return "empty"
+        actions = [_whole(mount) for mount in _bind_mounts(_op(vertex)) if mount.input == index]
+        selector = digest_of([action.identity() for action in actions])
+        known = self._worker.keys.content_digest(source.snapshot, selector)
+        if known is None:
+            with self._worker.snapshots.view(source.snapshot) as root:
+                known = content_digest(Tree(root), actions, FileDigests())
+            self._worker.keys.save_content_digest(source.snapshot, selector, known)
+        return known
+
+    def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
+        op = _op(vertex)
+        snapshots = self._worker.snapshots
+        base = next((mount.input for mount in op.mounts if mount.target == "/"), None)
+        draft = snapshots.prepare(inputs[base].snapshot if base is not None else None)
+        try:
+            with ExitStack() as stack:
+                outcome, tail = self._run_step(op, inputs, draft, reporter, stack)
+        except BaseException:
+            snapshots.discard(draft)
+            raise
+        if outcome.exit_code != 0:
+            snapshots.discard(draft)
+            if outcome.canceled:
+                raise CanceledError
+            raise self._failure(vertex, op, outcome, tail)
+        return Result(snapshots.commit(draft))
+
+    def _run_step(
+        self, op: ExecOp, inputs: tuple[Result, ...], draft: Draft, reporter: Reporter, stack: ExitStack
+    ) -> tuple[spec.Outcome, _Tail]:
+        env = [*op.env, *op.proxy_env]
+        mounts: list[spec.Mount] = []
+        for mount in op.mounts:
+            if mount.target == "/" and mount.kind == "bind":
+                continue
+            if mount.kind == "secret":
+                self._add_secret(mount, mounts, env)
+            elif mount.kind == "ssh":
+                self._add_ssh(mount, mounts, env)
+            elif mount.kind == "tmpfs":
+                mounts.append(spec.TmpfsMount(mount.target, size=mount.size))
+            elif mount.kind == "cache":
+                mounts.append(self._cache_mount(mount, inputs, stack))
+            else:
+                mounts.append(self._bind_mount(mount, inputs, stack))
+        step = spec.Step(
+            args=op.args,
+            env=tuple(env),
+            cwd=op.cwd,
+            user=op.user,
+            root=self._root(draft.parent, draft),
+            mounts=tuple(mounts),
+            network=op.network,
+            security=op.security,
+            hostname=op.hostname or spec.DEFAULT_HOSTNAME,
+            extra_hosts=op.extra_hosts,
+            ulimits=op.ulimits,
+            shm_size=op.shm_size or spec.DEFAULT_SHM_SIZE,
+            host_ca=self._worker.host_ca,
+            cgroup_parent=op.cgroup_parent or None,
+        )
+        tail = _Tail()
+
+        def on_output(stream: int, data: bytes) -> None:
+            tail.add(data)
+            reporter.log(stream, data)
+
+        return self._worker.runtime().run(step, on_output, self._worker.cancel), tail
+
+    def _root(self, snapshot: int | None, draft: Draft | None = None) -> spec.Root:
+        lowers = self._worker.snapshots.lowers(snapshot)
+        return spec.Root(lowers, draft.fs, draft.work) if draft is not None else spec.Root(lowers)
+
+    def _bind_mount(self, mount: Mount, inputs: tuple[Result, ...], stack: ExitStack) -> spec.BindMount:
+        snapshot = inputs[mount.input].snapshot if mount.input is not None else None
+        if mount.readonly:
+            return spec.BindMount(mount.target, self._root(snapshot), mount.selector, readonly=True)
+        # What a step writes to such a mount is thrown away with the draft.
+        draft = self._worker.snapshots.prepare(snapshot)
+        stack.callback(self._worker.snapshots.discard, draft)
+        return spec.BindMount(mount.target, self._root(snapshot, draft), mount.selector)
+
+    def _cache_mount(self, mount: Mount, inputs: tuple[Result, ...], stack: ExitStack) -> spec.BindMount:
+        snapshot = inputs[mount.input].snapshot if mount.input is not None else None
+        identity = mount.id or posixpath.normpath(mount.target)
+        if snapshot is not None or (mount.mode, mount.uid, mount.gid) != (None, 0, 0):
+            # As in BuildKit: a folder that starts as something else is another folder.
+            start = [snapshot, mount.selector, mount.mode, mount.uid, mount.gid]
+            identity = f"{identity}@{digest_of(start)[:16]}"
+
+        def create(folder: str) -> None:
+            self._fill_cache(folder, mount, snapshot)
+
+        folder = stack.enter_context(
+            self._worker.cache_mounts.use(identity, mount.sharing, create, self._worker.cancel)
+        )
+        return spec.BindMount(mount.target, folder, readonly=mount.readonly)
+
+    def _fill_cache(self, folder: str, mount: Mount, snapshot: int | None) -> None:
+        os.chmod(folder, 0o755 if mount.mode is None else mount.mode)
+        os.chown(folder, mount.uid, mount.gid)
+        if snapshot is None:
+            return
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._worker.snapshots.view(snapshot) as root:
+                tree = Tree(root)
+                top = tree.entry(tree.resolve(mount.selector))
+                Copier(tree, Target(handle, None), None, None).copy_contents(top, "")
+        finally:
+            os.close(handle)
+
+    def _add_secret(self, mount: Mount, mounts: list[spec.Mount], env: list[str]) -> None:
+        data = self._worker.secret(mount.id)
+        if data is None:
+            if mount.required:
+                raise SandboxError(f"secret {mount.id}: not found", hint=f"give it with --secret id={mount.id},src=FILE")
+            return
+        if mount.env is not None:
+            env.append(f"{mount.env}={data.decode(errors='surrogateescape')}")
+        if mount.target:
+            mode = 0o400 if mount.mode is None else mount.mode
+            mounts.append(spec.SecretMount(mount.target, data, mode, mount.uid, mount.gid))
+
+    def _add_ssh(self, mount: Mount, mounts: list[spec.Mount], env: list[str]) -> None:
+        socket = self._worker.ssh_socket(mount.id)
+        if socket is None:
+            if mount.required:
+                raise SandboxError(
+                    f"no SSH agent or key was given for {mount.id}", hint=f"give one with --ssh {mount.id}"
+                )
+            return
+        mode = 0o600 if mount.mode is None else mount.mode
+        mounts.append(spec.SshMount(mount.target, socket, mode, mount.uid, mount.gid))
+        if not any(value.startswith("SSH_AUTH_SOCK=") for value in env):
+            env.append(f"SSH_AUTH_SOCK={mount.target}")
+
+    def _failure(self, vertex: Vertex, op: ExecOp, outcome: spec.Outcome, tail: _Tail) -> StepFailedError:
+        reason = f"exit code: {outcome.exit_code}"
+        if outcome.signal is not None:
+            reason += f" (killed by signal {outcome.signal})"
+        return StepFailedError(
+            f'process "{" ".join(op.args)}" did not complete successfully: {reason}',
+            exit_code=outcome.exit_code,
+            step=vertex.meta.name,
+            stage=vertex.meta.stage,
+            log_tail=tail.text(),
+            location=vertex.meta.location,
+        )
+
+
+class _Tail:
+    """The end of a step's log."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        self._blocks.append(data)
+        self._size += len(data)
+        while self._size - len(self._blocks[0]) > _TAIL_BYTES:
+            self._size -= len(self._blocks.popleft())
+
+    def text(self) -> str:
+        lines = b"".join(self._blocks).decode(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _op(vertex: Vertex) -> ExecOp:
+    assert isinstance(vertex.op, ExecOp)
+    return vertex.op
+
+
+def _bind_mounts(op: ExecOp) -> list[Mount]:
+    """The mounts of which the files are the key: all binds but the root."""
+    return [mount for mount in op.mounts if mount.kind == "bind" and mount.target != "/"]
+
+
+def _whole(mount: Mount) -> CopyAction:
+    return CopyAction(mount.input or 0, mount.selector or "/", "/", wildcard=False)

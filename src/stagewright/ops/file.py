@@ -1,0 +1,201 @@
+"""Runs file ops: COPY, ADD, WORKDIR and files written from text."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from stagewright.errors import StagewrightError
+from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
+from stagewright.graph.vertex import Vertex, digest_of
+from stagewright.ops.chmod import apply_mode
+from stagewright.ops.copy import Copier
+from stagewright.ops.result import Result
+from stagewright.ops.selection import Selected, content_digest, select
+from stagewright.ops.target import Target
+from stagewright.ops.worker import Worker
+from stagewright.progress.reporter import Reporter
+from stagewright.snapshots.store import Draft
+from stagewright.sources.digests import FileDigests
+from stagewright.sources.tree import Tree
+
+
+class FileRunner:
+    """Runs FileOp vertices."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        # What the keys of contexts were made of, to see whether a context changed before it was copied.
+        self._digests: dict[tuple[str, int], str] = {}
+
+    def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
+        op = _op(vertex)
+        return tuple(
+            sorted({action.input for action in op.actions if isinstance(action, CopyAction)} - {op.base})  # type: ignore[arg-type]
+        )
+
+    def content_digest(self, vertex: Vertex, index: int, source: Result) -> str:
+        actions = _copies_from(vertex, index)
+        if source.context is not None:
+            context = self._worker.context(source.context)
+            digest = content_digest(context.tree, actions, context.digests)
+            self._digests[vertex.digest, index] = digest
+            return digest
+        if source.snapshot is None:
+            return "empty"
+        selector = digest_of([action.identity() for action in actions])
+        known = self._worker.keys.content_digest(source.snapshot, selector)
+        if known is None:
+            with self._tree(source) as tree:
+                known = content_digest(tree, actions, FileDigests())
+            self._worker.keys.save_content_digest(source.snapshot, selector, known)
+        return known
+
+    def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
+        op = _op(vertex)
+        base = inputs[op.base].snapshot if op.base is not None else None
+        snapshots = self._worker.snapshots
+        draft = snapshots.prepare(base)
+        try:
+            unpacks = any(isinstance(action, CopyAction) and action.unpack for action in op.actions)
+            with self._target(draft, through_overlay=unpacks) as target:
+                for action in op.actions:
+                    self._worker.check_canceled()
+                    if isinstance(action, MkdirAction):
+                        target.make_dirs(target.resolve(action.path), self._owner(target, action.owner), action.mode)
+                    elif isinstance(action, MkfileAction):
+                        self._make_file(target, action)
+                    else:
+                        self._copy(target, action, inputs[action.input])
+                target.restore_times()
+            self._check_unchanged(vertex, inputs)
+        except OSError as error:
+            snapshots.discard(draft)
+            raise StagewrightError(f"{error.strerror}: {error.filename or error.filename2 or ''}") from error
+        except BaseException:
+            snapshots.discard(draft)
+            raise
+        return Result(snapshots.commit(draft))
+
+    def _check_unchanged(self, vertex: Vertex, inputs: tuple[Result, ...]) -> None:
+        """A context that changed between its digest and its copy would leave a result under a key that lies."""
+        for index in self.content_inputs(vertex):
+            known = self._digests.get((vertex.digest, index))
+            if known is not None and self.content_digest(vertex, index, inputs[index]) != known:
+                raise StagewrightError("the build context changed while it was read", hint="build again")
+
+    @contextmanager
+    def _target(self, draft: Draft, *, through_overlay: bool) -> Iterator[Target]:
+        """What unpacks an archive may replace anything, so it works on the mounted draft, all else on its layer."""
+        snapshots = self._worker.snapshots
+        if through_overlay:
+            with snapshots.mount(draft) as root:
+                yield Target(root, None)
+            return
+        layer = os.open(draft.fs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if draft.parent is None:
+                yield Target(layer, None)
+            else:
+                with snapshots.view(draft.parent) as below:
+                    yield Target(layer, below)
+        finally:
+            os.close(layer)
+
+    @contextmanager
+    def _tree(self, source: Result) -> Iterator[Tree]:
+        if source.context is not None:
+            yield self._worker.context(source.context).tree
+            return
+        with self._worker.snapshots.view(source.snapshot) as root:
+            yield Tree(root)
+
+    def _owner(self, target: Target, spec: str) -> tuple[int, int] | None:
+        if not spec:
+            return None
+        from stagewright.sandbox.users import resolve_owner
+
+        return resolve_owner(spec, target.read_text("etc/passwd"), target.read_text("etc/group"))
+
+    def _make_file(self, target: Target, action: MkfileAction) -> None:
+        path = target.resolve(action.path)
+        owner = self._owner(target, action.owner)
+        folder = posixpath.dirname(path)
+        target.make_dirs(folder, owner)
+        if target.is_dir(path):
+            raise StagewrightError(f"cannot write the file {action.path}: it is a folder")
+        try:
+            os.unlink(path, dir_fd=target.layer)
+        except FileNotFoundError:
+            pass
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target.layer)
+        with os.fdopen(handle, "wb") as file:
+            file.write(action.data)
+            os.fchown(handle, *(owner or (0, 0)))
+            os.fchmod(handle, action.mode)
+        if action.mtime is not None:
+            os.utime(path, (action.mtime, action.mtime), dir_fd=target.layer)
+
+    def _copy(self, target: Target, action: CopyAction, source: Result) -> None:
+        owner = self._owner(target, action.owner)
+        mode = partial(apply_mode, action.mode) if action.mode else None
+        with self._tree(source) as tree:
+            copier = Copier(tree, target, owner, mode)
+            for selected in select(tree, action):
+                if action.unpack and not selected.entry.is_dir and self._unpack(target, tree, selected, action, owner):
+                    continue
+                self._copy_selected(target, copier, selected, action, owner)
+
+    def _copy_selected(
+        self, target: Target, copier: Copier, selected: Selected, action: CopyAction, owner: tuple[int, int] | None
+    ) -> None:
+        into_folder = action.dest.endswith("/")
+        head, tail = posixpath.split(posixpath.normpath(action.dest))
+        target.make_dirs(target.resolve(action.dest if into_folder else head), owner)
+        path = target.resolve(posixpath.join(head, tail))
+        known_dir = target.is_dir(path)
+        if selected.entry.is_dir:
+            if not action.contents and (known_dir or into_folder):
+                path = posixpath.join(path, selected.name)
+            info = target.lstat(path)
+            if info is not None and not target.is_dir(path):
+                raise StagewrightError(f"cannot copy to non-directory: /{path}")
+            target.make_dirs(path, owner)
+            copier.copy_contents(selected.entry, path)
+            return
+        if known_dir:
+            path = posixpath.join(path, selected.name)
+        folder = posixpath.dirname(path)
+        target.make_dirs(folder, owner)
+        copier.copy_file(selected.entry, path)
+
+    def _unpack(
+        self, target: Target, tree: Tree, selected: Selected, action: CopyAction, owner: tuple[int, int] | None
+    ) -> bool:
+        """Unpack a source that is an archive into the destination folder; False where it is none."""
+        from stagewright.snapshots.extract import is_archive, unpack_archive
+
+        handle = tree.open(selected.entry.path)
+        with os.fdopen(handle, "rb") as file:
+            if not is_archive(file):
+                return False
+            path = target.resolve(posixpath.normpath(action.dest))
+            target.make_dirs(path, owner)
+            folder = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target.layer)
+            try:
+                unpack_archive(file, folder, owner=owner)
+            finally:
+                os.close(folder)
+        return True
+
+
+def _op(vertex: Vertex) -> FileOp:
+    assert isinstance(vertex.op, FileOp)
+    return vertex.op
+
+
+def _copies_from(vertex: Vertex, index: int) -> list[CopyAction]:
+    return [action for action in _op(vertex).actions if isinstance(action, CopyAction) and action.input == index]

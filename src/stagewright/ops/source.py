@@ -1,0 +1,34 @@
+"""Runs source ops: build contexts in place, images pulled and unpacked."""
+
+from __future__ import annotations
+
+from stagewright.graph.ops import SourceOp
+from stagewright.graph.vertex import Vertex
+from stagewright.ops.result import Result
+from stagewright.ops.worker import Worker
+from stagewright.progress.reporter import Reporter
+
+IMAGE = "docker-image://"
+LOCAL = "local://"
+
+
+class SourceRunner:
+    """Runs SourceOp vertices."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
+        return ()
+
+    def content_digest(self, vertex: Vertex, index: int, source: Result) -> str:
+        raise AssertionError("a source has no inputs")
+
+    def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
+        assert isinstance(vertex.op, SourceOp)
+        identifier = vertex.op.identifier
+        if identifier.startswith(LOCAL):
+            return Result(context=identifier.removeprefix(LOCAL))
+        assert identifier.startswith(IMAGE)
+        digest = identifier.rpartition("@")[2]
+        return Result(self._worker.images.snapshot(digest, reporter, self._worker.cancel))

@@ -1,0 +1,133 @@
+"""Where file actions write: a draft's own layer, with what lies below it in sight.
+
+Writing straight into the layer's folder spares overlayfs's copying up, and is allowed as long as nothing is removed:
+what is written here only ever hides what is below. A folder of a lower layer that gets something new is mirrored into
+the layer with its metadata, times too, so that equal steps give equal layers.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from stagewright.errors import StagewrightError
+from stagewright.sources.tree import resolve_links
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Target:
+    """The draft behind the directory descriptor `layer`, on top of the read-only view `below` (None: nothing).
+
+    Paths are relative to the root, without a leading slash; `resolved` ones hold no links.
+    """
+
+    def __init__(self, layer: int, below: int | None) -> None:
+        self.layer = layer
+        self._below = below
+        self._mirrored: list[tuple[str, os.stat_result]] = []
+
+    def resolve(self, path: str) -> str:
+        """The path with all links resolved inside the root; what does not exist is kept."""
+        return resolve_links(path, self._link, follow_last=True)
+
+    def _link(self, path: str) -> str | None:
+        info = self.lstat(path)
+        if info is None or not stat.S_ISLNK(info.st_mode):
+            return None
+        try:
+            return os.readlink(path, dir_fd=self.layer)
+        except OSError:
+            assert self._below is not None
+            return os.readlink(path, dir_fd=self._below)
+
+    def lstat(self, path: str) -> os.stat_result | None:
+        """What is at a resolved path, None if nothing is."""
+        for root in (self.layer, self._below):
+            if root is not None:
+                try:
+                    return os.stat(path or ".", dir_fd=root, follow_symlinks=False)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+        return None
+
+    def is_dir(self, path: str) -> bool:
+        info = self.lstat(path)
+        return info is not None and stat.S_ISDIR(info.st_mode)
+
+    def make_dirs(self, path: str, owner: tuple[int, int] | None, mode: int = 0o755) -> None:
+        """Make the folder at a resolved path and those above it where they are missing, and have them in the layer.
+
+        Raises StagewrightError where something else is in the way.
+        """
+        done = ""
+        for part in path.split("/") if path else []:
+            done = f"{done}/{part}" if done else part
+            info = self.lstat(done)
+            if info is None:
+                os.mkdir(done, mode, dir_fd=self.layer)
+                os.chmod(done, mode, dir_fd=self.layer)
+                if owner is not None:
+                    os.chown(done, *owner, dir_fd=self.layer, follow_symlinks=False)
+            elif not stat.S_ISDIR(info.st_mode):
+                raise StagewrightError(f"cannot make the folder /{path}: /{done} is not a folder")
+            else:
+                self._mirror(done, info)
+
+    def _mirror(self, path: str, info: os.stat_result) -> None:
+        try:
+            os.mkdir(path, 0o700, dir_fd=self.layer)
+        except FileExistsError:
+            return
+        os.chown(path, info.st_uid, info.st_gid, dir_fd=self.layer, follow_symlinks=False)
+        os.chmod(path, stat.S_IMODE(info.st_mode), dir_fd=self.layer)
+        assert self._below is not None
+        source = os.open(path, _FOLDER, dir_fd=self._below)
+        copy = os.open(path, _FOLDER, dir_fd=self.layer)
+        try:
+            copy_xattrs(source, copy)
+        finally:
+            os.close(source)
+            os.close(copy)
+        self._mirrored.append((path, info))
+
+    def restore_times(self) -> None:
+        """Give the mirrored folders the times that they have below."""
+        for path, info in self._mirrored:
+            os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.layer, follow_symlinks=False)
+
+    def touched(self, path: str) -> None:
+        """The folder at `path` got metadata of its own: its times are not those from below."""
+        self._mirrored = [(mirrored, info) for mirrored, info in self._mirrored if mirrored != path]
+
+    def read_text(self, path: str, limit: int = 1 << 20) -> str:
+        """A small text file of the root, "" where there is none (passwd, group)."""
+        resolved = self.resolve(path)
+        for root in (self.layer, self._below):
+            if root is None:
+                continue
+            try:
+                handle = os.open(resolved, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
+            except OSError:
+                continue
+            with os.fdopen(handle, "rb") as file:
+                if stat.S_ISREG(os.fstat(handle).st_mode):
+                    return file.read(limit).decode(errors="surrogateescape")
+        return ""
+
+
+def copy_xattrs(source: int, destination: int) -> None:
+    """Copy extended attributes between descriptors, but for those that are overlayfs's own.
+
+    One that the destination's filesystem does not take is left out, as `cp -a` and BuildKit do.
+    """
+    for name in _copied_names(os.listxattr(source)):
+        try:
+            os.setxattr(destination, name, os.getxattr(source, name))
+        except OSError:
+            continue
+
+
+def _copied_names(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith(("trusted.overlay.", "user.overlay."))]

@@ -1,0 +1,313 @@
+"""Images as inputs: what a name means now, its config, and its layers as a snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stagewright.content.blobs import BlobStore
+from stagewright.content.db import Database
+from stagewright.content.images import ImageStore
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
+from stagewright.image.config import ImageConfig
+from stagewright.image.descriptor import Descriptor
+from stagewright.image.manifest import Index, Manifest, parse_manifest
+from stagewright.image.platform import Platform
+from stagewright.progress.reporter import Reporter
+from stagewright.registry.reference import Reference
+from stagewright.snapshots.store import SnapshotStore
+
+if TYPE_CHECKING:
+    from stagewright.registry.client import RegistryClient
+
+_DOWNLOADS_AT_ONCE = 4
+_MAX_NESTED_INDEXES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """An image that a name means now.
+
+    `target` is what the name's tag leads to (perhaps an index), `manifest_descriptor` leads to the platform's
+    manifest, `local` tells that it came from the image store.
+    """
+
+    reference: Reference
+    target: Descriptor
+    manifest_descriptor: Descriptor
+    manifest: Manifest
+    config: ImageConfig
+    local: bool = False
+
+
+class ImageSource:
+    """Resolves names and unpacks images. Thread-safe.
+
+    `client` makes the registry client when the network is first needed. A resolution is trusted for `ttl_s` seconds.
+    `offline` never asks a registry; `pull` never asks the image store.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], RegistryClient],
+        blobs: BlobStore,
+        snapshots: SnapshotStore,
+        images: ImageStore,
+        db: Database,
+        *,
+        ttl_s: float = 0,
+        offline: bool = False,
+        pull: bool = False,
+    ) -> None:
+        self._client = client
+        self._blobs = blobs
+        self._snapshots = snapshots
+        self._images = images
+        self._db = db
+        self._ttl_s = ttl_s
+        self._offline = offline
+        self._pull = pull
+        self._resolved: dict[str, ResolvedImage] = {}
+        self._lock = threading.Lock()
+
+    # --- what a name means ----------------------------------------------------------------------------------------
+
+    def resolve(self, name: str, platform: Platform, reporter: Reporter) -> ResolvedImage:
+        """What the image name `name` means now for the platform.
+
+        Raises UsageError for a name that is none, NotFoundError, RegistryError, IntegrityError.
+        """
+        reference = Reference.parse(name)
+        stored = None if self._pull else self._images.get(str(reference))
+        if stored is not None:
+            resolved = self._load(reference, stored, platform, local=True)
+            if resolved is not None:
+                return self._remember(resolved)
+        target = self._resolve_remote(reference, reporter)
+        found = self._load(reference, target, platform, local=False)
+        if found is None:
+            raise NotFoundError(f"{name}: no image for platform {platform} in its index")
+        return self._remember(found)
+
+    def _remember(self, resolved: ResolvedImage) -> ResolvedImage:
+        with self._lock:
+            self._resolved[resolved.manifest_descriptor.digest] = resolved
+        return resolved
+
+    def _resolve_remote(self, reference: Reference, reporter: Reporter) -> Descriptor:
+        known = self._last_resolution(reference)
+        if known is not None:
+            descriptor, when = known
+            fresh = self._ttl_s > 0 and 0 <= time.time() - when < self._ttl_s
+            pinned = reference.digest is not None
+            if self._offline or fresh or pinned:
+                return descriptor
+        if self._offline:
+            raise NotFoundError(
+                f"{reference.familiar()}: not known here, and --offline forbids asking its registry",
+                hint="build once without --offline",
+            )
+        try:
+            descriptor = self._client().resolve(reference)
+        except RegistryError as error:
+            if known is None:
+                raise
+            reporter.warn(
+                f"{reference.familiar()}: using {known[0].digest} as last resolved, its registry cannot be asked:"
+                f" {error.message}"
+            )
+            return known[0]
+        self._db.execute(
+            "INSERT OR REPLACE INTO resolutions (name, value, resolved) VALUES (?, ?, ?)",
+            (str(reference), json.dumps(descriptor.to_json()), time.time()),
+        )
+        return descriptor
+
+    def _last_resolution(self, reference: Reference) -> tuple[Descriptor, float] | None:
+        rows = self._db.query("SELECT value, resolved FROM resolutions WHERE name = ?", (str(reference),))
+        if not rows:
+            return None
+        return Descriptor.from_json(json.loads(rows[0][0])), float(rows[0][1])
+
+    def _load(
+        self, reference: Reference, target: Descriptor, platform: Platform, *, local: bool
+    ) -> ResolvedImage | None:
+        """The platform's manifest and config behind a descriptor; None if the index has none for it."""
+        descriptor = target
+        for _ in range(_MAX_NESTED_INDEXES):
+            document = parse_manifest(self._document(reference, descriptor, local), descriptor.media_type)
+            if isinstance(document, Manifest):
+                config = ImageConfig.from_bytes(self._document(reference, document.config, local))
+                return ResolvedImage(reference, target, descriptor, document, config, local)
+            candidates = document.select(platform)
+            if not candidates:
+                return None
+            descriptor = candidates[0]
+        raise IntegrityError(f"{reference.familiar()}: indexes within indexes, more than {_MAX_NESTED_INDEXES} deep")
+
+    def _document(self, reference: Reference, descriptor: Descriptor, local: bool) -> bytes:
+        if self._blobs.has(descriptor.digest):
+            return self._blobs.read(descriptor.digest)
+        if local:
+            raise NotFoundError(f"{reference.familiar()}: {descriptor.digest} is missing from the image store")
+        if self._offline:
+            raise NotFoundError(f"{reference.familiar()}: {descriptor.digest} is not here, and --offline forbids a pull")
+        data = self._client().fetch_document(reference, descriptor)
+        self._blobs.write(data)
+        return data
+
+    # --- its files ------------------------------------------------------------------------------------------------
+
+    def snapshot(self, manifest_digest: str, reporter: Reporter, cancel: threading.Event) -> int | None:
+        """The snapshot of a resolved image's files, pulling and unpacking the layers that are missing.
+
+        None for an image without layers.
+        """
+        resolved = self._resolved[manifest_digest]
+        layers, diff_ids = resolved.manifest.layers, resolved.config.diff_ids
+        if len(layers) != len(diff_ids):
+            raise IntegrityError(
+                f"{resolved.reference.familiar()}: {len(layers)} layers in the manifest, {len(diff_ids)} in the config"
+            )
+        chains = chain_ids(diff_ids)
+        done, snapshot = len(chains), None
+        while done and (snapshot := self._snapshots.by_chain(chains[done - 1])) is None:
+            done -= 1
+        missing = list(zip(layers, diff_ids, chains, strict=True))[done:]
+        if not missing:
+            return snapshot
+        downloads = _Downloads([layer for layer, _, _ in missing], resolved, self._fetch, reporter, cancel)
+        try:
+            for layer, diff_id, chain in missing:
+                downloads.wait(layer)
+                if cancel.is_set():
+                    raise CanceledError
+                snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter)
+        finally:
+            downloads.close()
+        return snapshot
+
+    def fetch_layer(self, manifest_digest: str, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
+        """Have one layer's blob in the blob store."""
+        self._fetch(self._resolved[manifest_digest], layer, reporter, cancel)
+
+    def _fetch(
+        self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event
+    ) -> None:
+        if self._blobs.has(layer.digest):
+            return
+        if self._offline:
+            raise NotFoundError(f"layer {layer.digest} is not here, and --offline forbids a pull")
+        with reporter.status(layer.digest, layer.size) as row:
+            self._client().fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
+
+    def _unpack(
+        self, layer: Descriptor, diff_id: str, chain: str, parent: int | None, reporter: Reporter
+    ) -> int:
+        from stagewright.snapshots.unpack import apply
+
+        known = self._snapshots.by_chain(chain)
+        if known is not None:
+            return known
+        draft = self._snapshots.prepare(parent)
+        try:
+            with reporter.status(f"extracting {layer.digest}", layer.size) as row:
+                with self._blobs.open(layer.digest) as stream:
+                    apply(stream, draft, self._snapshots.lowers(parent), diff_id, row.update)
+        except BaseException:
+            self._snapshots.discard(draft)
+            raise
+        snapshot = self._snapshots.set_chain(self._snapshots.commit(draft), chain)
+        self._db.execute(
+            "INSERT OR REPLACE INTO layer_blobs (dir, variant, media_type, digest, size, diff_id)"
+            " VALUES (?, '', ?, ?, ?, ?)",
+            (self._snapshots.dir(snapshot), layer.media_type, layer.digest, layer.size, diff_id),
+        )
+        return snapshot
+
+
+def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
+    """The OCI chain ID of each layer: of the first its diff ID, of others the digest of the chain so far and theirs."""
+    chains: list[str] = []
+    for diff_id in diff_ids:
+        if chains:
+            chains.append("sha256:" + hashlib.sha256(f"{chains[-1]} {diff_id}".encode()).hexdigest())
+        else:
+            chains.append(diff_id)
+    return chains
+
+
+class _Stop(threading.Event):
+    """An event that is also set when another one is."""
+
+    def __init__(self, outer: threading.Event) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._outer.is_set()
+
+
+class _Downloads:
+    """Layers that download in threads, a few at once, in their order; `wait` until one is there."""
+
+    def __init__(
+        self,
+        layers: list[Descriptor],
+        resolved: ResolvedImage,
+        fetch: Callable[[ResolvedImage, Descriptor, Reporter, threading.Event], None],
+        reporter: Reporter,
+        cancel: threading.Event,
+    ) -> None:
+        self._queue = list(dict.fromkeys(layer.digest for layer in reversed(layers)))
+        self._layers = {layer.digest: layer for layer in layers}
+        self._done = {digest: threading.Event() for digest in self._queue}
+        self._error: BaseException | None = None
+        self._stop = _Stop(cancel)
+        self._lock = threading.Lock()
+
+        def work() -> None:
+            while (layer := self._next()) is not None:
+                try:
+                    fetch(resolved, layer, reporter, self._stop)
+                except BaseException as error:
+                    self._fail(error)
+                    return
+                self._done[layer.digest].set()
+            if self._stop.is_set():
+                self._fail(CanceledError())
+
+        count = min(_DOWNLOADS_AT_ONCE, len(self._queue))
+        self._threads = [threading.Thread(target=work, name="layer-download", daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _next(self) -> Descriptor | None:
+        with self._lock:
+            if self._stop.is_set() or not self._queue:
+                return None
+            return self._layers[self._queue.pop()]
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+            self._stop.set()
+        for event in self._done.values():
+            event.set()
+
+    def wait(self, layer: Descriptor) -> None:
+        """Return when the layer's blob is there; raises what kept a download from succeeding."""
+        self._done[layer.digest].wait()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Start no more downloads and wait for those that run."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

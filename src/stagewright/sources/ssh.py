@@ -1,0 +1,103 @@
+"""SSH agents for `RUN --mount=type=ssh`: the user's own, or one of OpenSSH's that holds key files for one build."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+
+from stagewright.errors import NotFoundError, UsageError
+
+
+class SshAgents:
+    """The sockets that a build may forward, by ID. `close` ends the agents that were started for key files.
+
+    `sources` maps an ID to paths: none for the agent of `$SSH_AUTH_SOCK`, one socket, or private key files.
+    """
+
+    def __init__(self, sources: Mapping[str, tuple[str, ...]], env: Mapping[str, str]) -> None:
+        self._sources = dict(sources)
+        self._env = env
+        self._sockets: dict[str, str] = {}
+        self._agents: list[tuple[int, str]] = []
+
+    def check(self) -> None:
+        """Raise NotFoundError or UsageError for a source that cannot work, before anything is built."""
+        for id, paths in self._sources.items():
+            if not paths:
+                self._user_agent(id)
+                continue
+            sockets = [path for path in paths if stat.S_ISSOCK(_stat(path).st_mode)]
+            if sockets and len(paths) > 1:
+                raise UsageError(f"--ssh {id}: give one agent socket or key files, not both")
+
+    def socket(self, id: str) -> str | None:
+        """The path of the agent's socket for an ID, None where the build was given none."""
+        if id not in self._sources:
+            return None
+        if id not in self._sockets:
+            paths = self._sources[id]
+            if not paths:
+                self._sockets[id] = self._user_agent(id)
+            elif stat.S_ISSOCK(_stat(paths[0]).st_mode):
+                self._sockets[id] = paths[0]
+            else:
+                self._sockets[id] = self._start_agent(id, paths)
+        return self._sockets[id]
+
+    def _user_agent(self, id: str) -> str:
+        path = self._env.get("SSH_AUTH_SOCK", "")
+        if not path:
+            raise UsageError(
+                f"--ssh {id}: SSH_AUTH_SOCK is not set", hint="start an ssh-agent, or name a socket or a key file"
+            )
+        _stat(path)
+        return path
+
+    def _start_agent(self, id: str, keys: tuple[str, ...]) -> str:
+        import subprocess
+
+        folder = tempfile.mkdtemp(prefix="stagewright-ssh-")
+        socket = os.path.join(folder, "agent")
+        try:
+            started = subprocess.run(["ssh-agent", "-s", "-a", socket], capture_output=True, text=True, check=True)
+            pid = int(started.stdout.split("SSH_AGENT_PID=", 1)[1].split(";", 1)[0])
+        except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+            os.rmdir(folder)
+            raise UsageError(f"--ssh {id}: ssh-agent cannot be started", hint="install openssh-client") from error
+        self._agents.append((pid, folder))
+        for key in keys:
+            # Without a terminal and a pass phrase program, a key that is locked is refused instead of asked for.
+            env = {**self._env, "SSH_AUTH_SOCK": socket, "SSH_ASKPASS_REQUIRE": "never"}
+            with open(key, "rb") as file:
+                added = subprocess.run(
+                    ["ssh-add", "-q", "-"], stdin=file, env=env, capture_output=True, text=True, start_new_session=True
+                )
+            if added.returncode != 0:
+                raise UsageError(
+                    f"--ssh {id}: the key {key} cannot be used: {added.stderr.strip() or 'ssh-add refused it'}",
+                    hint="a key with a pass phrase must be in an agent",
+                )
+        return socket
+
+    def close(self) -> None:
+        """End the agents that this object started, and remove their sockets."""
+        import signal
+
+        for pid, folder in self._agents:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+            for name in os.listdir(folder):
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+        self._agents.clear()
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise NotFoundError(f"--ssh: {path}: {error.strerror}") from None
