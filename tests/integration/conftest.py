@@ -1,0 +1,96 @@
+"""Fixtures that every integration test may use: a registry, the stand-ins for public base images, the command line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness import PROJECT, SCRIPTS, Stagewright, mounts_below, output_of, package_flags
+
+# The first run on a machine builds eight base images before its first test starts.
+STANDINS_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class StandinImages:
+    """The registry that serves the stand-ins, and the configuration that makes it the mirror of the real ones."""
+
+    address: str
+    config: Path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that may have to wait for the stand-ins the time for it."""
+    for item in items:
+        if "standin_images" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(STANDINS_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty docker-registry on a free loopback port (plain HTTP), for tests to push to."""
+    folder = tmp_path_factory.mktemp("registry")
+    yield output_of(sys.executable, SCRIPTS / "registry", "start", folder).strip()
+    output_of(sys.executable, SCRIPTS / "registry", "stop", folder)
+
+
+@pytest.fixture(scope="session")
+def standin_images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandinImages]:
+    """A registry that holds all stand-ins.
+
+    They are kept between runs in the folder that STAGEWRIGHT_STANDINS names, or the user's cache folder.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    storage = Path(os.environ.get("STAGEWRIGHT_STANDINS") or cache / "stagewright" / "standins")
+    storage.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("standins")
+    config = folder / "stagewright.toml"
+    address = output_of(sys.executable, SCRIPTS / "registry", "start", folder, "--storage", storage).strip()
+    try:
+        with open(storage.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            output_of(sys.executable, SCRIPTS / "standins", "--registry", address, "--config", config)
+        yield StandinImages(address, config)
+    finally:
+        output_of(sys.executable, SCRIPTS / "registry", "stop", folder)
+
+
+@pytest.fixture
+def stagewright(tmp_path: Path) -> Iterator[Stagewright]:
+    """The command line with a state directory of its own and an empty configuration."""
+    config = tmp_path / "stagewright.toml"
+    config.touch()
+    yield from runner(tmp_path / "state", config)
+
+
+@pytest.fixture(scope="module")
+def standin_stagewright(
+    standin_images: StandinImages, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stagewright]:
+    """The command line with the stand-ins as base images and this machine's package settings in every build.
+
+    One state directory serves the tests of a module.
+    """
+    folder = tmp_path_factory.mktemp("builder")
+    yield from runner(folder / "state", standin_images.config, package_flags(folder / "settings"))
+
+
+def runner(root: Path, config: Path, build_flags: tuple[str, ...] = ()) -> Iterator[Stagewright]:
+    """A command line whose state directory is removed at the end, which no mount of a build may outlive."""
+    yield Stagewright(root, config, build_flags)
+    left = mounts_below(root)
+    if not left:
+        shutil.rmtree(root, ignore_errors=not root.exists())
+    assert left == [], "a build left mounts behind"
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of the example that the module names in EXAMPLE, for the test to change."""
+    return Path(shutil.copytree(PROJECT / "examples" / request.module.EXAMPLE, tmp_path / request.module.EXAMPLE))

@@ -1,0 +1,55 @@
+"""Example 4: two targets on one base; only the one for development installs packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import Image, Stagewright
+
+EXAMPLE = "04-pnpm-targets"
+
+
+def build(builder: Stagewright, example: Path, target: str, folder: Path) -> Image:
+    builder.build(example, f"--target={target}", "-o", f"type=oci,dest={folder}/{target}.tar")
+    return Image.load(folder / f"{target}.tar", folder)
+
+
+def test_development_has_the_tools_and_runs_the_tests(
+    standin_stagewright: Stagewright, example: Path, tmp_path: Path
+) -> None:
+    image = build(standin_stagewright, example, "development", tmp_path)
+    assert "/app/node_modules/uvu" in image.files
+    assert image.below("/app/node_modules/.pnpm")
+    assert "Passed:    1" in image.run()
+
+
+def test_the_store_and_corepacks_downloads_stay_outside(
+    standin_stagewright: Stagewright, example: Path, tmp_path: Path
+) -> None:
+    image = build(standin_stagewright, example, "development", tmp_path)
+    assert not image.below("/pnpm")
+    assert not image.below("/root/.cache/node/corepack")
+
+
+def test_production_has_the_code_alone(standin_stagewright: Stagewright, example: Path, tmp_path: Path) -> None:
+    image = build(standin_stagewright, example, "production", tmp_path)
+    assert image.below("/app") == {"/app/package.json", "/app/src/greet.js", "/app/src/main.js"}
+    assert image.config["config"]["User"] == "node"
+    assert "NODE_ENV=production" in image.config["config"]["Env"]
+    assert image.run("stage") == "Hello, stage!\n"
+
+
+def test_the_base_is_shared_and_the_other_target_not_built(standin_stagewright: Stagewright, example: Path) -> None:
+    development = standin_stagewright.build(example, "--target=development")
+    production = standin_stagewright.build(example, "--target=production")
+    assert not development.has_step("[production")
+    assert not production.has_step("pnpm install")
+    assert production.step("corepack enable").cached
+
+
+def test_a_new_install_takes_its_packages_from_the_store(standin_stagewright: Stagewright, example: Path) -> None:
+    standin_stagewright.build(example, "--target=development")
+    again = standin_stagewright.build(example, "--target=development", "--no-cache-filter=development")
+    install = again.step("pnpm install")
+    assert not install.cached
+    assert b"downloaded 0" in install.log
