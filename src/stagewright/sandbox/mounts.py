@@ -1,0 +1,311 @@
+"""Puts a step's file system together inside its own mount namespace: root, /proc, /sys, /dev and the step's mounts.
+
+Everything is mounted by descriptor: targets are resolved with `paths`, so no name is looked up twice. The root and
+what is only a source of other mounts wait on the stage, a file system in memory that is mounted over "/", where no
+path but only our descriptor leads to it; it goes with the old root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from stagewright.sandbox import kernel, paths
+from stagewright.sandbox.stubs import StubRecorder
+
+_NOSUID, _NODEV, _NOEXEC = kernel.MOUNT_ATTR_NOSUID, kernel.MOUNT_ATTR_NODEV, kernel.MOUNT_ATTR_NOEXEC
+_READONLY = kernel.MOUNT_ATTR_RDONLY
+_LOCKED = _NOSUID | _NODEV | _NOEXEC
+
+_MASKED_IN_PROC = (
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+)
+_MASKED_IN_SYS = ("devices/virtual/powercap", "firmware")
+_READONLY_IN_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+)
+_TTY_GROUP = "5"
+_DEV_SIZE = str(64 << 20)
+
+# Layers are packed from the upper directory, which must hold whole files and no references to lower layers.
+_OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"))
+_FSCONFIG_MAX = 255
+
+
+class FileSystem:
+    """The file system of one step while it is being built, in the mount namespace of the calling process.
+
+    `doing` says at any time what is being attempted, for the message if it fails.
+    """
+
+    def __init__(self, lowers: list[str], upper: str | None, work: str | None, *, insecure: bool) -> None:
+        self.doing = "mount a file system in memory"
+        self._insecure = insecure
+        self._nodev = 0 if insecure else _NODEV
+        self._files = 0
+        self._stage = _memory_filesystem()
+        kernel.move_mount_to(self._stage, "/")
+        os.mkdir("empty", 0o755, dir_fd=self._stage)
+        self.doing = "mount the root file system"
+        self.root_fd = self._overlay(lowers, upper, work)
+        kernel.mount_setattr(self.root_fd, self._nodev)
+        self._put_on_stage(self.root_fd)
+        self.stubs = StubRecorder(self.root_fd, upper)
+
+    def _overlay(self, lowers: list[str], upper: str | None, work: str | None) -> int:
+        """A detached mount of the layers, of which there may be none."""
+        empty = f"/proc/self/fd/{self._stage}/empty"
+        if not lowers:
+            # Without anything below, a layer's directory is its whole file system.
+            if upper is not None:
+                return kernel.open_tree_at(upper)
+            fd = kernel.open_tree_at(empty)
+            kernel.mount_setattr(fd, _READONLY)
+            return fd
+        if upper is None and len(lowers) == 1:
+            lowers = [*lowers, empty]
+        rest = list(_OVERLAY_OPTIONS)
+        held: list[int] = []
+        try:
+            if upper is not None and work is not None:
+                rest += [("upperdir", _short(upper, held)), ("workdir", _short(work, held))]
+            short_lowers = [_short(lower, held) for lower in lowers]
+            try:
+                return kernel.new_filesystem("overlay", [*(("lowerdir+", path) for path in short_lowers), *rest])
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            return self._overlay_by_links(lowers, rest)
+        finally:
+            for fd in held:
+                os.close(fd)
+
+    def _put_on_stage(self, mount: int) -> None:
+        """Attach a mount where nothing sees it: only what is attached can be cloned from or mounted upon."""
+        name = self.stage_name()
+        os.mkdir(name, dir_fd=self._stage)
+        target = os.open(name, os.O_PATH, dir_fd=self._stage)
+        kernel.move_mount(mount, target)
+        os.close(target)
+
+    def _overlay_by_links(self, lowers: list[str], options: list[tuple[str, str]]) -> int:
+        """For kernels before 6.8, which take all lower directories in one page: give them names of few characters."""
+        links, target = self.stage_name(), self.stage_name()
+        stage = f"/proc/self/fd/{self._stage}"
+        os.mkdir(links, dir_fd=self._stage)
+        os.mkdir(target, dir_fd=self._stage)
+        for number, lower in enumerate(lowers):
+            os.symlink(lower, f"{stage}/{links}/{number}")
+        data = ",".join(f"{key}={_escaped(value)}" for key, value in options)
+        os.chdir(f"{stage}/{links}")
+        lowerdir = ":".join(str(number) for number in range(len(lowers)))
+        kernel.mount("overlay", f"{stage}/{target}", "overlay", 0, f"lowerdir={lowerdir},{data}")
+        os.chdir("/")
+        return kernel.open_tree(self._stage, target)
+
+    def mount_kernel_filesystems(self, shm_size: int) -> None:
+        """/proc, /sys and /dev as a container has them."""
+        self.doing = "mount /proc"
+        proc = kernel.new_filesystem("proc", [], _LOCKED)
+        self._attach(proc, "/proc", paths.DIRECTORY)
+        self.doing = "mount /sys"
+        sys_attributes = _LOCKED if self._insecure else _LOCKED | _READONLY
+        sysfs = kernel.new_filesystem("sysfs", [], sys_attributes)
+        self._attach(sysfs, "/sys", paths.DIRECTORY)
+        if _is_cgroup2("/sys/fs/cgroup"):
+            cgroup = kernel.new_filesystem("cgroup2", [], sys_attributes)
+            self._attach_in(sysfs, cgroup, "fs/cgroup")
+        self.doing = "mount /dev"
+        self._mount_dev(shm_size)
+        if not self._insecure:
+            self.doing = "hide parts of /proc and /sys"
+            for mount, names in ((proc, _MASKED_IN_PROC), (sysfs, _MASKED_IN_SYS)):
+                for name in names:
+                    self._mask(mount, name)
+            for name in _READONLY_IN_PROC:
+                self._make_readonly(proc, name)
+        for fd in (proc, sysfs):
+            os.close(fd)
+
+    def _mount_dev(self, shm_size: int) -> None:
+        dev = kernel.new_filesystem("tmpfs", [("mode", "755"), ("size", _DEV_SIZE)], _NOSUID | self._nodev)
+        self._attach(dev, "/dev", paths.DIRECTORY)
+        # The nodes are made on a file system of their own and bound: a node that the step makes in /dev must not work.
+        nodes = kernel.new_filesystem("tmpfs", [("mode", "755"), ("size", "64k")], _NOSUID | _NOEXEC)
+        self._put_on_stage(nodes)
+        for name, major, minor in _DEVICES:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=nodes)
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=dev))
+            self._attach_in(dev, kernel.open_tree(nodes, name), name)
+        if self._insecure:
+            self._bind_host_devices(dev)
+        for name, link in _DEVICE_LINKS:
+            os.symlink(link, name, dir_fd=dev)
+        for name, fstype, options, attributes in (
+            ("pts", "devpts", [("ptmxmode", "0666"), ("mode", "0620"), ("gid", _TTY_GROUP)], _NOSUID | _NOEXEC),
+            ("shm", "tmpfs", [("mode", "1777"), ("size", str(shm_size))], _LOCKED),
+            ("mqueue", "mqueue", [], _LOCKED),
+        ):
+            os.mkdir(name, 0o755, dir_fd=dev)
+            self._attach_in(dev, kernel.new_filesystem(fstype, list(options), attributes), name)
+        os.close(nodes)
+        os.close(dev)
+
+    def _bind_host_devices(self, dev: int) -> None:
+        """An insecure step sees the host's device nodes, as with `docker run --privileged`."""
+        known = {name for name, _, _ in _DEVICES} | {name for name, _ in _DEVICE_LINKS} | {"console"}
+        for entry in os.scandir("/dev"):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if entry.name not in known and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+                os.close(os.open(entry.name, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=dev))
+                self._attach_in(dev, kernel.open_tree_at(entry.path), entry.name)
+
+    def _mask(self, mount: int, name: str) -> None:
+        """Cover a file with /dev/null and a directory with an empty one, where there is such a path."""
+        try:
+            target = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=mount)
+        except OSError:
+            return
+        if stat.S_ISDIR(os.fstat(target).st_mode):
+            cover = kernel.open_tree(self._stage, "empty")
+        else:
+            cover = self.file(b"", 0o444, 0, 0)
+        kernel.mount_setattr(cover, _READONLY | _LOCKED)
+        kernel.move_mount(cover, target)
+        os.close(cover)
+        os.close(target)
+
+    def _make_readonly(self, mount: int, name: str) -> None:
+        try:
+            target = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=mount)
+        except OSError:
+            return
+        cover = kernel.open_tree(target)
+        kernel.mount_setattr(cover, _READONLY)
+        kernel.move_mount(cover, target)
+        os.close(cover)
+        os.close(target)
+
+    def file(self, data: bytes, mode: int, uid: int, gid: int) -> int:
+        """A detached read-only mount of a new file in memory."""
+        name = self.stage_name()
+        fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._stage)
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.chown(name, uid, gid, dir_fd=self._stage)
+        os.chmod(name, mode, dir_fd=self._stage)
+        mount = kernel.open_tree(self._stage, name)
+        kernel.mount_setattr(mount, _LOCKED | _READONLY)
+        return mount
+
+    def stage_name(self) -> str:
+        """A name that is free in the file system in memory."""
+        self._files += 1
+        return str(self._files)
+
+    def stage_path(self, name: str) -> str:
+        """A path, valid in this process until the root is entered, of a name in the file system in memory."""
+        return f"/proc/self/fd/{self._stage}/{name}"
+
+    def staged(self, name: str) -> int:
+        """A detached mount of something in the file system in memory."""
+        mount = kernel.open_tree(self._stage, name)
+        kernel.mount_setattr(mount, _LOCKED)
+        return mount
+
+    def bind(self, source: str | tuple[list[str], str | None, str | None], subpath: str, readonly: bool) -> int:
+        """A detached mount of `subpath` inside a host path or inside an overlay of its own."""
+        if isinstance(source, str):
+            base = os.open(source, os.O_PATH)
+        else:
+            base = self._overlay(*source)
+            self._put_on_stage(base)
+        inner, _ = paths.resolve(base, subpath) if subpath.strip("/") else (os.dup(base), [])
+        mount = kernel.open_tree(inner)
+        kernel.mount_setattr(mount, self._nodev | (_READONLY if readonly else 0))
+        os.close(inner)
+        os.close(base)
+        return mount
+
+    def tmpfs(self, size: int | None, mode: int) -> int:
+        """A detached mount of an empty file system in memory."""
+        options: list[tuple[str, str | None]] = [("mode", f"{mode:o}")]
+        if size is not None:
+            options.append(("size", str(size)))
+        return kernel.new_filesystem("tmpfs", options, _NOSUID | self._nodev)
+
+    def attach(self, mount: int, target: str) -> None:
+        """Mount at a path of the step's root, which is made if it is missing, and close the descriptor."""
+        is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
+        self._attach(mount, target, paths.DIRECTORY if is_directory else paths.FILE)
+        os.close(mount)
+
+    def _attach(self, mount: int, target: str, kind: str) -> None:
+        fd, names = paths.resolve(self.root_fd, target, kind, self.stubs.before_create)
+        kernel.move_mount(mount, fd)
+        os.close(fd)
+        self.stubs.mounted(names)
+
+    def _attach_in(self, outer: int, mount: int, name: str) -> None:
+        target = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=outer)
+        kernel.move_mount(mount, target)
+        os.close(target)
+        os.close(mount)
+
+    def read_text(self, path: str, limit: int) -> str:
+        """The text of a file in the step's root, "" where there is none."""
+        return paths.read_text(self.root_fd, path, limit)
+
+    def enter(self) -> None:
+        """Make this the root of the calling process and let go of everything that is not in it."""
+        self.doing = "enter the root file system"
+        os.fchdir(self.root_fd)
+        kernel.pivot_root(".", ".")
+        # The old root lies on ours now, with the stage upon it, and whatever else the host has mounted over "/".
+        while not os.path.samestat(os.stat("/.."), os.fstat(self.root_fd)):
+            kernel.unmount(".", kernel.MNT_DETACH)
+        os.chdir("/")
+
+
+def _memory_filesystem() -> int:
+    """A file system in memory for secrets, which is not swapped out where the kernel can promise that (6.4)."""
+    options: list[tuple[str, str | None]] = [("mode", "700")]
+    try:
+        return kernel.new_filesystem("tmpfs", [*options, ("noswap", None)], _LOCKED)
+    except OSError:
+        return kernel.new_filesystem("tmpfs", options, _LOCKED)
+
+
+def _short(path: str, held: list[int]) -> str:
+    """A name for `path` that fsconfig takes; it may need a descriptor, which is added to `held`."""
+    if len(os.fsencode(path)) < _FSCONFIG_MAX:
+        return path
+    held.append(os.open(path, os.O_PATH | os.O_DIRECTORY))
+    return f"/proc/self/fd/{held[-1]}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
+
+
+def _is_cgroup2(path: str) -> bool:
+    """Whether the cgroup v2 tree is mounted there: its root directories all have this file."""
+    return os.path.exists(f"{path}/cgroup.procs") and os.path.exists(f"{path}/cgroup.controllers")

@@ -1,0 +1,132 @@
+"""The last steps of a forked child before the step's program runs: limits, identity, capabilities, seccomp, exec."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+
+from stagewright.sandbox import kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+# Docker's default set: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
+# sys_chroot, mknod, audit_write, setfcap.
+DEFAULT_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+
+class CannotRunError(Exception):
+    """The program cannot be run, which is the step's own failure: an exit code and a message for standard error."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def set_limits(limits: list[tuple[int, int, int]]) -> None:
+    """Set resource limits given as (resource, soft, hard). Raises OSError or ValueError where one is refused."""
+    for number, soft, hard in limits:
+        resource.setrlimit(number, (soft, hard))
+
+
+def capability_mask(numbers: tuple[int, ...]) -> int:
+    """Capability numbers as the bits that capset(2) takes."""
+    return sum(1 << number for number in numbers)
+
+
+def read_capabilities() -> tuple[int, int]:
+    """The effective and the bounding set of this process, as bits."""
+    values = {}
+    with open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key in ("CapEff", "CapBnd"):
+                values[key] = int(value, 16)
+    return values["CapEff"], values["CapBnd"]
+
+
+def become(
+    uid: int, gid: int, groups: list[int], keep: int, bounding: int, program: kernel.SeccompProgram | None
+) -> None:
+    """Take on the identity and keep only the capabilities `keep`; `bounding` is the present bounding set.
+
+    The filter comes first, since it needs CAP_SYS_ADMIN: no_new_privs stays off so that setuid programs work. A user
+    other than root starts without capabilities, as the kernel has it at the exec that follows.
+    """
+    if program is not None:
+        program.install()
+    number = 0
+    while bounding >> number:
+        if bounding >> number & 1 and not keep >> number & 1:
+            kernel.prctl(kernel.PR_CAPBSET_DROP, number)
+        number += 1
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+    held = keep if uid == 0 else 0
+    kernel.set_capabilities(held, held, 0)
+
+
+def enter_directory(path: str, uid: int, gid: int) -> None:
+    """Change to the working directory, made for the user if it is missing. Raises OSError."""
+    missing = []
+    parent = path
+    while not os.path.lexists(parent):
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    for directory in reversed(missing):
+        os.mkdir(directory, 0o755)
+        os.chown(directory, uid, gid)
+    os.chdir(path)
+    # Never below a directory of the host that a descriptor or a magic link still reaches.
+    if not os.getcwd().startswith("/"):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def execute(arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    """Replace this process by the program. Raises CannotRunError."""
+    name = arguments[0]
+    path = name if "/" in name else _look_up(name, environment.get("PATH", _DEFAULT_PATH))
+    try:
+        _check_executable(path)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EISDIR):
+            raise CannotRunError(NOT_EXECUTABLE, f'exec: "{name}": permission denied') from None
+        raise CannotRunError(NOT_FOUND, f'exec: "{name}": stat {path}: no such file or directory') from None
+    try:
+        os.execve(path, arguments, environment)  # noqa: S606 -- this is what a step is
+    except OSError as error:
+        code = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+        raise CannotRunError(code, f"exec {path}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def _look_up(name: str, search_path: str) -> str:
+    refused = False
+    for directory in search_path.split(":"):
+        path = f"{directory or '.'}/{name}"
+        try:
+            _check_executable(path)
+        except PermissionError:
+            refused = True
+        except OSError:
+            continue
+        else:
+            return path
+    if refused:
+        raise CannotRunError(NOT_EXECUTABLE, f'exec: "{name}": permission denied')
+    raise CannotRunError(NOT_FOUND, f'exec: "{name}": executable file not found in $PATH')
+
+
+def _check_executable(path: str) -> None:
+    if stat.S_ISDIR(os.stat(path).st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not os.access(path, os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)

@@ -1,0 +1,161 @@
+"""Turns a Step into the request that the launcher takes: plain values, with the files that every container gets."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+from stagewright.errors import SandboxError
+from stagewright.sandbox.spec import BindMount, Mount, Root, SecretMount, SshMount, Step, TmpfsMount
+
+HOST_CA_PATH = "/run/stagewright/ca-certificates.crt"
+
+# What OpenSSL (and with it uv, Go and Ruby), pip, requests, Node, git, curl, Cargo, Deno and the AWS tools read.
+HOST_CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "CURL_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "DENO_CERT",
+    "AWS_CA_BUNDLE",
+)
+_APT_CONFIG_PATH = "/run/stagewright/apt.conf"
+
+_PUBLIC_FILE = (0o644, 0, 0)
+_HOST_RESOLV_CONF = "/etc/resolv.conf"
+
+
+def build_request(step: Step) -> dict[str, Any]:
+    """The request for a step, in the types of `marshal`. Raises SandboxError where the step makes no sense."""
+    if not step.args:
+        raise SandboxError("the step has no program to run")
+    if step.cgroup_parent is not None:
+        raise SandboxError("a parent control group is not supported")
+    if not step.cwd.startswith("/"):
+        raise SandboxError(f"the working directory {step.cwd!r} is not an absolute path")
+    mounts = [
+        ("file", "/etc/hosts", hosts_file(step).encode(), *_PUBLIC_FILE, True),
+        ("file", "/etc/resolv.conf", resolver_file(step.network != "none").encode(), *_PUBLIC_FILE, True),
+        *map(_mount_request, step.mounts),
+    ]
+    environment = list(step.env)
+    if step.host_ca is not None:
+        files, variables = _host_ca(step.host_ca, environment)
+        mounts += files
+        environment += variables
+    _refuse_nul([*step.args, *environment, step.cwd, step.user, step.hostname])
+    return {
+        "args": list(step.args),
+        "env": environment,
+        "cwd": step.cwd,
+        "user": step.user,
+        "hostname": step.hostname,
+        "insecure": step.security == "insecure",
+        "private_network": step.network == "none",
+        "root": _root_request(step.root),
+        "mounts": sorted(mounts, key=lambda mount: _depth(mount[1])),
+        "limits": [_limit(*limit) for limit in step.ulimits],
+        "shm_size": step.shm_size,
+    }
+
+
+def hosts_file(step: Step) -> str:
+    """The text of the step's /etc/hosts."""
+    lines = [
+        f"127.0.0.1\tlocalhost {step.hostname}",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        *(f"{address}\t{name}" for name, address in step.extra_hosts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def resolver_file(host_network: bool) -> str:
+    """The text of the step's /etc/resolv.conf: the host's, less what only works in the host's own network."""
+    try:
+        with open(_HOST_RESOLV_CONF, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return ""
+    if host_network:
+        return text
+    return "".join(line for line in text.splitlines(keepends=True) if not _is_loopback_nameserver(line))
+
+
+def _is_loopback_nameserver(line: str) -> bool:
+    match = re.match(r"\s*nameserver\s+([^\s%]+)", line)
+    if match is None:
+        return False
+    try:
+        return ipaddress.ip_address(match[1]).is_loopback
+    except ValueError:
+        return False
+
+
+def _depth(target: str) -> int:
+    return len([part for part in target.split("/") if part not in ("", ".")])
+
+
+def _root_request(root: Root) -> tuple[list[str], str | None, str | None]:
+    if (root.upper is None) != (root.work is None):
+        raise SandboxError("a root has an upper and a work directory, or neither")
+    return list(root.lowers), root.upper, root.work
+
+
+def _mount_request(mount: Mount) -> tuple[Any, ...]:
+    if not mount.target.startswith("/"):
+        raise SandboxError(f"the mount target {mount.target!r} is not an absolute path")
+    if _depth(mount.target) == 0:
+        raise SandboxError("a mount cannot take the place of the root directory")
+    _refuse_nul([mount.target])
+    match mount:
+        case BindMount():
+            source = mount.source if isinstance(mount.source, str) else _root_request(mount.source)
+            return "bind", mount.target, source, mount.subpath, mount.readonly
+        case TmpfsMount():
+            return "tmpfs", mount.target, mount.size, mount.mode
+        case SecretMount():
+            return "file", mount.target, mount.data, mount.mode, mount.uid, mount.gid, False
+        case SshMount():
+            return "ssh", mount.target, mount.socket, mount.mode, mount.uid, mount.gid
+
+
+def _host_ca(path: str, environment: list[str]) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """The files and the variables by which programs trust the host's CA certificates.
+
+    The image's own bundles stay as they are: a mount there would break `update-ca-certificates`, which renames a new
+    bundle over the old one.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise SandboxError(f"cannot read the host's CA certificates: {path}: {error.strerror}") from None
+    apt = f'Acquire::https::CaInfo "{HOST_CA_PATH}";\n'
+    variables = {**dict.fromkeys(HOST_CA_VARIABLES, HOST_CA_PATH), "APT_CONFIG": _APT_CONFIG_PATH}
+    present = {entry.partition("=")[0] for entry in environment}
+    files: list[tuple[Any, ...]] = [
+        ("file", HOST_CA_PATH, data, *_PUBLIC_FILE, False),
+        ("file", _APT_CONFIG_PATH, apt.encode(), *_PUBLIC_FILE, False),
+    ]
+    return files, [f"{name}={value}" for name, value in variables.items() if name not in present]
+
+
+def _limit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
+    import resource
+
+    number = getattr(resource, f"RLIMIT_{name.upper()}", None)
+    if not isinstance(number, int):
+        raise SandboxError(f"there is no resource limit {name!r}")
+    if hard != -1 and (soft == -1 or soft > hard):
+        raise SandboxError(f"the soft limit of {name} is above its hard limit")
+    return number, soft, hard
+
+
+def _refuse_nul(values: list[str]) -> None:
+    for value in values:
+        if "\0" in value:
+            raise SandboxError(f"a NUL character in {value!r}")

@@ -1,0 +1,98 @@
+"""Turns what USER and --chown take into numbers, by an image's own passwd and group files.
+
+The rules are those of runc and BuildKit: a number is always an ID and never a name, a user needs no entry if it is a
+number, and supplementary groups are those that list the user's name, unless a group is asked for.
+"""
+
+from __future__ import annotations
+
+_MAX_ID = (1 << 31) - 1
+
+User = tuple[int, int, tuple[int, ...], str]
+"""UID, GID, supplementary GIDs, home directory."""
+
+
+def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
+    """Who runs a process, for a spec as in `USER name`, `1000`, `name:group`, `1000:1000` or "" (root).
+
+    Raises SandboxError where a name has no entry or a number is out of range.
+    """
+    user, colon, group = (spec or "0").partition(":")
+    number = _number(user)
+    name, uid, gid, home = "", number if number is not None else -1, 0, "/"
+    for row in _rows(passwd_text, 7):
+        row_uid, row_gid = _number(row[2]), _number(row[3])
+        if row_uid is None or row_gid is None:
+            continue
+        if row_uid == number if number is not None else row[0] == user:
+            name, uid, gid, home = row[0], row_uid, row_gid, row[5] or "/"
+            break
+    if uid < 0:
+        raise _lookup_error(f"unable to find user {user}: no matching entries in passwd file")
+    if colon and group:
+        return _checked(uid), _group_id(group, group_text), (), home
+    if number is not None and colon:
+        return _checked(uid), _checked(gid), (), home
+    groups = []
+    for row in _rows(group_text, 4):
+        row_gid = _number(row[2])
+        if row_gid is not None and name and name in row[3].split(","):
+            groups.append(_checked(row_gid))
+    return _checked(uid), _checked(gid), tuple(groups), home
+
+
+def resolve_owner(spec: str, passwd_text: str, group_text: str) -> tuple[int, int]:
+    """The (UID, GID) of files copied with `--chown=spec`.
+
+    Without a group, a name brings its own primary group and a number is the GID as well. Raises SandboxError where a
+    name has no entry or a number is out of range.
+    """
+    user, _, group = spec.partition(":")
+    number = _number(user)
+    if number is not None:
+        uid = gid = _checked(number)
+    elif user:
+        uid, gid, _, _ = resolve_user(user, passwd_text, "")
+    else:
+        uid = gid = 0
+    return uid, (_group_id(group, group_text) if group else gid)
+
+
+def _group_id(group: str, group_text: str) -> int:
+    number = _number(group)
+    if number is not None:
+        return _checked(number)
+    for row in _rows(group_text, 4):
+        gid = _number(row[2])
+        if row[0] == group and gid is not None:
+            return _checked(gid)
+    raise _lookup_error(f"unable to find group {group}: no matching entries in group file")
+
+
+def _rows(text: str, columns: int) -> list[list[str]]:
+    """The colon-separated lines of a passwd or group file; missing columns are empty."""
+    rows = []
+    for line in text.split("\n"):
+        line = line.strip()
+        if line and not line.startswith("#"):
+            row = line.split(":")
+            rows.append(row + [""] * (columns - len(row)))
+    return rows
+
+
+def _number(text: str) -> int | None:
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+
+
+def _checked(number: int) -> int:
+    if not 0 <= number <= _MAX_ID:
+        raise _lookup_error(f"uids and gids must be in range 0-{_MAX_ID}, not {number}")
+    return number
+
+
+def _lookup_error(message: str) -> Exception:
+    # Late, since the launcher imports this module and its start-up time counts.
+    from stagewright.errors import SandboxError
+
+    return SandboxError(message)

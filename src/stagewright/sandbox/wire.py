@@ -1,0 +1,90 @@
+"""Messages between the builder and the launcher of steps: tuples in marshal's format, over Unix sockets.
+
+Both ends are the same Python, so marshal, which is quick and needs no import, is the same on both. A step has a socket
+of its own: one request goes down, reports come up, and descriptors travel beside the bytes.
+"""
+
+from __future__ import annotations
+
+import marshal
+from _socket import MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+_PREFIX = 4
+
+# What comes up. READY and FAILED are on the launcher's socket too.
+READY = "ready"
+"""(READY,): the launcher can take steps."""
+FAILED = "failed"
+"""(FAILED, message): the launcher or a step cannot start."""
+STARTED = "started"
+"""(STARTED,) with a pidfd of the step's first process."""
+LISTENING = "listening"
+"""(LISTENING, path) with a listening socket, whose connections are to be relayed to the host's socket `path`."""
+STUBS = "stubs"
+"""(STUBS, created, directories): StubRecorder's report."""
+EXITED = "exited"
+"""(EXITED, exit code, signal or 0): the step is over."""
+
+
+def pack(message: Any) -> bytes:
+    """A message as bytes."""
+    body = marshal.dumps(message)
+    return len(body).to_bytes(_PREFIX, "big") + body
+
+
+def send(sock: socket, message: Any, descriptors: Sequence[int] = ()) -> None:
+    """Send a short message, with descriptors."""
+    rights = b"".join(fd.to_bytes(4, "little") for fd in descriptors)
+    sock.sendmsg([pack(message)], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
+
+
+def receive(sock: socket, room: int, descriptors: int) -> tuple[bytes, list[int]]:
+    """Read up to `room` bytes and up to that many descriptors, which are closed on exec."""
+    data, ancillary, _, _ = sock.recvmsg(room, 64 + 4 * descriptors, MSG_CMSG_CLOEXEC)
+    found = []
+    for level, kind, rights in ancillary:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            found += [int.from_bytes(rights[at : at + 4], "little") for at in range(0, len(rights) // 4 * 4, 4)]
+    return data, found
+
+
+def receive_message(sock: socket) -> Any:
+    """Read one message from a blocking socket. Raises EOFError where the other side has gone."""
+    size = int.from_bytes(_receive_exactly(sock, _PREFIX), "big")
+    return marshal.loads(_receive_exactly(sock, size))  # noqa: S302 -- from ourselves
+
+
+def _receive_exactly(sock: socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    filled = 0
+    while filled < size:
+        count = sock.recv_into(view[filled:])
+        if not count:
+            raise EOFError
+        filled += count
+    return data
+
+
+class Inbox:
+    """Puts messages together from the pieces that a socket gives."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Take in bytes and give out the messages that are complete."""
+        self._data += data
+        while len(self._data) >= _PREFIX:
+            end = _PREFIX + int.from_bytes(self._data[:_PREFIX], "big")
+            if len(self._data) < end:
+                return
+            body = bytes(self._data[_PREFIX:end])
+            del self._data[:end]
+            yield marshal.loads(body)  # noqa: S302 -- from ourselves
