@@ -22,8 +22,8 @@ from stagewright.image.digest import is_digest, split_digest, verify_digest
 class BlobWriter:
     """One blob on its way into the store. Leaving the `with` block without a commit discards it.
 
-    `offset` is the number of bytes written so far. After a broken download the writer is kept, and what follows is
-    written behind what is there; `restart()` throws all of it away. Not for use by several threads at once.
+    `offset` is the number of bytes written so far: a broken download goes on behind them. Not for use by several
+    threads at once.
     """
 
     def __init__(self, store: BlobStore, expected: str | None, size: int | None) -> None:
@@ -57,18 +57,11 @@ class BlobWriter:
         self.offset += length
         return length
 
-    def restart(self) -> None:
-        """Throw away all that was written."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._hash = hashlib.new(self._algorithm)
-        self.offset = 0
-
     def commit(self) -> str:
         """Put the blob into the store and return its digest.
 
-        Raises IntegrityError, and puts nothing anywhere, where size or digest are not the expected ones; the writer is
-        then still open for a `restart()`. Raises StoreError where the disk refuses.
+        Raises IntegrityError, and puts nothing anywhere, where size or digest are not the expected ones; StoreError
+        where the disk refuses.
         """
         if self._size is not None and self.offset != self._size:
             raise IntegrityError(f"blob {self._name()} has {self.offset} bytes, expected {self._size}")
