@@ -28,6 +28,9 @@ class Display(Protocol):
         The error itself is not written (`progress.failure` renders it). Call it once, whatever happened.
         """
 
+    def abandon(self) -> None:
+        """Gives the terminal back at once, because the process is about to end; takes no locks (a signal handler's)."""
+
 
 class SilentDisplay:
     """`quiet` and `none`: shows nothing."""
@@ -36,6 +39,9 @@ class SilentDisplay:
         """Drops the event."""
 
     def close(self, error: BaseException | None) -> None:
+        """Does nothing."""
+
+    def abandon(self) -> None:
         """Does nothing."""
 
 

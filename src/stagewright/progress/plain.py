@@ -93,6 +93,9 @@ class PlainDisplay:
             self._stream.write(render_warnings(self._warnings, expand=self._expand_warnings))
             self._stream.flush()
 
+    def abandon(self) -> None:
+        """Does nothing: the terminal was never changed."""
+
     def _take(self, event: Event) -> None:
         if isinstance(event, VertexEvent):
             self._take_vertex(event)

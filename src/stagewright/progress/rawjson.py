@@ -37,6 +37,9 @@ class RawJsonDisplay:
     def close(self, error: BaseException | None) -> None:
         """Nothing is left to say: the failed vertex carries its error."""
 
+    def abandon(self) -> None:
+        """Does nothing: the terminal was never changed."""
+
 
 def rfc3339(seconds: float) -> str:
     """A time since the epoch as Go prints it in JSON: UTC, the fraction without trailing zeros."""

@@ -88,6 +88,10 @@ class TtyDisplay:
             self._stream.write(render_warnings(self._warnings, expand=self._expand_warnings))
             self._stream.flush()
 
+    def abandon(self) -> None:
+        """Makes the cursor visible at once; takes no locks."""
+        self._screen.restore_now()
+
     def _take(self, event: Event) -> None:
         if isinstance(event, WarningEvent):
             self._warnings.append(event)
@@ -200,6 +204,11 @@ class _Screen:
             atexit.unregister(self.restore)
             self._stream.write(_SHOW_CURSOR)
             self._stream.flush()
+
+    def restore_now(self) -> None:
+        """Makes the cursor visible, past the stream's buffer and locks."""
+        if self._hidden:
+            os.write(self._stream.fileno(), _SHOW_CURSOR.encode())
 
     def _erase(self, columns: int, lines: int) -> str:
         # A terminal that became narrower has wrapped the rows that are on it.

@@ -1,0 +1,277 @@
+"""`stagewright build`: the flags of `docker buildx build`, handed to the library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stagewright.cli.flags import CommandParser
+from stagewright.cli.values import (
+    csv_fields,
+    parse_bool,
+    parse_build_args,
+    parse_count,
+    parse_host,
+    parse_pairs,
+    parse_size,
+    parse_ulimit,
+)
+from stagewright.errors import StagewrightError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from stagewright.api import BuildResult, Output
+    from stagewright.progress.display import Display
+
+# Flags of buildx, and those of the builder before it that buildx still takes.
+REFUSED = frozenset(
+    {
+        "allow",
+        "attest",
+        "builder",
+        "cache-from",
+        "cache-to",
+        "call",
+        "cgroup-parent",
+        "check",
+        "compress",
+        "cpu-period",
+        "cpu-quota",
+        "cpu-shares",
+        "c",
+        "cpuset-cpus",
+        "cpuset-mems",
+        "debug-json",
+        "detach",
+        "force-rm",
+        "invoke",
+        "isolation",
+        "memory",
+        "m",
+        "memory-swap",
+        "on",
+        "policy",
+        "print",
+        "rm",
+        "security-opt",
+        "server-config",
+        "squash",
+    }
+)
+
+
+def make_parser() -> CommandParser:
+    """The flags of the command."""
+    parser = CommandParser(
+        "build", "Build an image from a Dockerfile.", arguments="PATH", least=1, most=1, refused=REFUSED
+    )
+    _add_inputs(parser)
+    _add_steps(parser)
+    _add_results(parser)
+    parser.repeatable("--platform", metavar="OS/ARCH", help="what to build for")
+    parser.single("--progress", metavar="MODE", help="auto, tty, plain, rawjson, quiet or none")
+    parser.switch("-q", "--quiet", help="show no progress, and print the image's ID")
+    parser.single("--jobs", metavar="N", type=parse_count, help="how many steps may run at once")
+    parser.switch("--offline", help="take what is known of images and ask no registry")
+    parser.single("--oci-runtime", metavar="PATH", help="run steps with this OCI runtime (runc, crun, ...)")
+    parser.add_argument(
+        "--host-ca", nargs="?", const=True, metavar="FILE", help="let steps trust the host's CA bundle, or this one"
+    )
+    parser.common()
+    return parser
+
+
+def _add_inputs(parser: CommandParser) -> None:
+    parser.single("-f", "--file", metavar="FILE", help="the Dockerfile (default PATH/Dockerfile; - is stdin)")
+    parser.single("--target", metavar="STAGE", help="the stage to build (default the last)")
+    parser.repeatable("--build-arg", metavar="NAME[=VALUE]", help="set a build argument")
+    parser.repeatable("--build-context", metavar="NAME=VALUE", help="add a named context")
+    parser.repeatable("--secret", metavar="SPEC", help="give steps a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE")
+    parser.repeatable("--ssh", metavar="SPEC", help="give steps an SSH agent: default, NAME=SOCKET or NAME=KEY[,KEY]")
+    parser.switch("--pull", help="ask the registry for every image anew")
+    parser.switch("--no-cache", help="run every step")
+    parser.repeatable("--no-cache-filter", metavar="STAGE[,STAGE]", help="run every step of these stages")
+
+
+def _add_steps(parser: CommandParser) -> None:
+    parser.single("--network", default="default", metavar="MODE", help="network of RUN: default, host or none")
+    parser.repeatable("--add-host", metavar="NAME:ADDRESS", help="add a line to the hosts file of RUN")
+    parser.single("--shm-size", type=parse_size, metavar="SIZE", help="size of /dev/shm in RUN")
+    parser.repeatable("--ulimit", metavar="NAME=SOFT[:HARD]", type=parse_ulimit, help="set a limit for RUN")
+
+
+def _add_results(parser: CommandParser) -> None:
+    parser.repeatable("-t", "--tag", metavar="NAME[:TAG]", help="name the image")
+    parser.repeatable("-o", "--output", metavar="SPEC", help="what to make: type=TYPE,dest=PATH, a directory, or -")
+    parser.switch("--push", help="push the image (short for --output=type=registry)")
+    parser.switch("--load", help="load the image into Docker (short for --output=type=docker)")
+    parser.repeatable("--label", metavar="NAME=VALUE", help="set a label of the image")
+    parser.repeatable("--annotation", metavar="NAME=VALUE", help="set an annotation of the manifest")
+    parser.single("--iidfile", metavar="FILE", help="write the image's ID to a file")
+    parser.single("--metadata-file", metavar="FILE", help="write what came out as JSON to a file")
+    parser.single("--provenance", metavar="false", help="only false: no provenance is made")
+    parser.single("--sbom", metavar="false", help="only false: no SBOM is made")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Builds; prints the image's ID where quiet, and writes the files that were asked for."""
+    from stagewright.progress.display import open_display
+
+    mode = _progress_mode(options)
+    request = _request(options, os.environ)
+    if options.iidfile:
+        _remove_stale(options.iidfile)
+    display = open_display(mode, sys.stderr, expand_warnings=options.debug)
+    try:
+        result = _build(request, display)
+    except StagewrightError as error:
+        from stagewright.cli.failures import report
+
+        return report(error, debug=options.debug, doing="failed to build", with_log=mode != "rawjson")
+    image_id = result.config_digest or result.digest or ""
+    if options.iidfile:
+        _write_file(options.iidfile, image_id)
+    if options.metadata_file:
+        import json
+
+        _write_file(options.metadata_file, json.dumps(result.metadata(), indent=2, sort_keys=True))
+    if mode == "quiet" and image_id:
+        print(image_id)
+    return 0
+
+
+def _build(request: dict[str, Any], display: Display) -> BuildResult:
+    from stagewright import api
+    from stagewright.cli.signals import cancel_on_signals
+
+    with cancel_on_signals(display.abandon) as cancel:
+        try:
+            result = api.build(**request, on_event=display, cancel=cancel)
+        except BaseException as error:
+            display.close(error)
+            raise
+        display.close(None)
+        return result
+
+
+def _progress_mode(options: argparse.Namespace) -> str | None:
+    mode: str | None = options.progress
+    if not options.quiet:
+        return mode
+    if mode not in (None, "auto", "quiet"):
+        raise UsageError(f"--quiet and --progress={mode} exclude each other")
+    return "quiet"
+
+
+def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The keyword arguments of `api.build`."""
+    from stagewright.cli.specs import parse_secret, parse_ssh
+
+    _check_attestations(options)
+    if options.no_cache and options.no_cache_filter:
+        raise UsageError("--no-cache and --no-cache-filter exclude each other")
+    context = options.arguments[0]
+    if context == "-":
+        raise UsageError("a context from standard input is not supported yet")
+    return {
+        "context": context,
+        "file": None if options.file == "-" else options.file,
+        "dockerfile": sys.stdin.buffer.read() if options.file == "-" else None,
+        "tags": options.tag,
+        "target": options.target,
+        "build_args": parse_build_args(options.build_arg, environ),
+        "build_contexts": _build_contexts(options.build_context),
+        "secrets": [parse_secret(text, environ) for text in options.secret],
+        "ssh": [parse_ssh(text) for text in options.ssh],
+        "outputs": _outputs(options.output),
+        "push": options.push,
+        "load": options.load,
+        "no_cache": options.no_cache,
+        "no_cache_filter": _split(options.no_cache_filter),
+        "pull": options.pull,
+        "labels": parse_pairs(options.label, "--label"),
+        "annotations": _annotations(options.annotation),
+        "network": options.network,
+        "add_hosts": [parse_host(text) for text in _split(options.add_host)],
+        "shm_size": options.shm_size,
+        "ulimits": options.ulimit,
+        "platform": _platform(options.platform, environ),
+        "jobs": options.jobs,
+        "offline": options.offline,
+        "oci_runtime": options.oci_runtime,
+        "host_ca": _host_ca(options.host_ca),
+        "root": options.root,
+        "config": options.config,
+    }
+
+
+def _check_attestations(options: argparse.Namespace) -> None:
+    for name in ("provenance", "sbom"):
+        value = getattr(options, name)
+        if value is not None and value not in ("0", "f", "F", "false", "FALSE", "False"):
+            raise UsageError(f"the flag --{name}={value} is not supported yet", hint=f"--{name}=false is")
+
+
+def _build_contexts(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if not all(text.partition("=")):
+            raise UsageError(f"--build-context: {text!r} is no name=value pair")
+    return parse_pairs(texts, "--build-context")
+
+
+def _annotations(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--annotation: {text!r} is no name=value pair")
+    return parse_pairs(texts, "--annotation")
+
+
+def _outputs(texts: list[str]) -> list[Output] | None:
+    from stagewright.cli.specs import parse_output
+
+    outputs = [parse_output(text) for text in texts if text]
+    for output in outputs:
+        if output.dest == "-" and sys.stdout.isatty():
+            raise UsageError(
+                f"output type={output.type} would write an archive to the terminal", hint="give it a dest=FILE"
+            )
+    return outputs or None
+
+
+def _split(texts: list[str]) -> list[str]:
+    return [field for text in texts for field in csv_fields(text) if field]
+
+
+def _platform(texts: list[str], environ: Mapping[str, str]) -> str | None:
+    platforms = _split(texts or [environ.get("DOCKER_DEFAULT_PLATFORM", "")])
+    if len(platforms) > 1:
+        raise UsageError(f"building for several platforms is not supported yet: {', '.join(platforms)}")
+    return platforms[0] if platforms else None
+
+
+def _host_ca(value: str | bool | None) -> str | bool | None:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_bool(value)
+    except UsageError:
+        return value
+
+
+def _remove_stale(path: str) -> None:
+    """Removes the ID of an earlier build, so that nobody takes it for this one's if this one fails."""
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot replace {path}: {error.strerror}") from error
+
+
+def _write_file(path: str, text: str) -> None:
+    from stagewright.cli.files import writing
+
+    with writing(path) as file:
+        file.write(text.encode())
