@@ -25,19 +25,17 @@ install_packages() {
     command -v apt-get >/dev/null || fail "missing on this machine:$(printf ' %s' "$@")"
     [ "$(id -u)" = 0 ] || fail "not installed (install them as root, or run this script as root): $*"
     say "installing $*"
-    # The servers among these packages are started by whoever needs them, not by their installation.
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-        chmod 755 /usr/sbin/policy-rc.d
-        installed_policy=yes
-    fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-    if [ "${installed_policy-}" = yes ]; then
-        rm -f /usr/sbin/policy-rc.d
-        trap - EXIT
-    fi
+    (
+        # The servers among these packages are started by whoever needs them, not by their installation.
+        if [ ! -e /usr/sbin/policy-rc.d ]; then
+            trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+            printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+            chmod 755 /usr/sbin/policy-rc.d
+        fi
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+            apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    )
 }
 
 # Prints the first interpreter that is new enough and can make a virtual environment.

@@ -7,22 +7,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import PROJECT, SCRIPTS, Stagewright, mounts_below, output_of, package_flags
+from harness import PROJECT, SCRIPTS, Stagewright, StandinImages, mounts_below, output_of, package_flags
 
 # The first run on a machine builds eight base images before its first test starts.
 STANDINS_TIMEOUT_S = 900
-
-
-@dataclass(frozen=True, slots=True)
-class StandinImages:
-    """The registry that serves the stand-ins, and the configuration that makes it the mirror of the real ones."""
-
-    address: str
-    config: Path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -68,6 +68,14 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
+class StandinImages:
+    """The registry that serves the stand-ins, and the configuration that makes it the mirror of the real ones."""
+
+    address: str
+    config: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Stagewright:
     """The command line with a state directory and a configuration of its own, and flags that every build gets."""
 

@@ -6,8 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from conftest import StandinImages
-from harness import Image, Stagewright, output_of
+from harness import Image, Stagewright, StandinImages, output_of
 
 EXAMPLE = "03-copy-from"
 
