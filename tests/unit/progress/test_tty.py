@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pytest
@@ -202,6 +203,21 @@ def test_cursor_is_given_back_when_the_last_frame_cannot_be_drawn() -> None:
     with pytest.raises(OSError):
         screen.display.close(None)
     assert screen.terminal.cursor_visible
+
+
+def test_cursor_is_given_back_at_once_when_the_process_is_about_to_end() -> None:
+    screen = Screen()
+    reader, writer = os.pipe()
+    screen.terminal.fileno = lambda: writer  # type: ignore[method-assign]
+    try:
+        screen.display.abandon()
+        screen.play(vertex("a"))
+        screen.frame()
+        screen.display.abandon()
+        assert os.read(reader, 100) == b"\x1b[?25h"
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_warnings_follow_the_last_frame() -> None:

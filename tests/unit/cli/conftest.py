@@ -1,0 +1,3 @@
+from fake_library import library
+
+__all__ = ["library"]
