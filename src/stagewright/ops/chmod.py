@@ -33,7 +33,9 @@ def apply_mode(expression: str, mode: int, is_dir: bool) -> int:
 
 
 def _invalid(expression: str) -> DockerfileError:
-    return DockerfileError(f"invalid chmod parameter: '{expression}'", hint="use an octal number or a form like u=rwX,go=rX")
+    return DockerfileError(
+        f"invalid chmod parameter: '{expression}'", hint="use an octal number or a form like u=rwX,go=rX"
+    )
 
 
 def _apply(mode: int, classes: str, operator: str, permissions: str, is_dir: bool) -> int:

@@ -153,7 +153,9 @@ class ExecRunner:
         data = self._worker.secret(mount.id)
         if data is None:
             if mount.required:
-                raise SandboxError(f"secret {mount.id}: not found", hint=f"give it with --secret id={mount.id},src=FILE")
+                raise SandboxError(
+                    f"secret {mount.id}: not found", hint=f"give it with --secret id={mount.id},src=FILE"
+                )
             return
         if mount.env is not None:
             env.append(f"{mount.env}={data.decode(errors='surrogateescape')}")

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
-from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError
+from stagewright.image import mediatypes
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
-from stagewright.image.manifest import Index, Manifest, parse_manifest
+from stagewright.image.manifest import Manifest, parse_manifest
 from stagewright.image.platform import Platform
 from stagewright.progress.reporter import Reporter
+from stagewright.registry.errors import UnreachableError
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.store import SnapshotStore
 
@@ -114,7 +116,7 @@ class ImageSource:
             )
         try:
             descriptor = self._client().resolve(reference)
-        except RegistryError as error:
+        except UnreachableError as error:
             if known is None:
                 raise
             reporter.warn(
@@ -156,10 +158,14 @@ class ImageSource:
         if local:
             raise NotFoundError(f"{reference.familiar()}: {descriptor.digest} is missing from the image store")
         if self._offline:
-            raise NotFoundError(f"{reference.familiar()}: {descriptor.digest} is not here, and --offline forbids a pull")
-        data = self._client().fetch_document(reference, descriptor)
-        self._blobs.write(data)
-        return data
+            raise NotFoundError(
+                f"{reference.familiar()}: {descriptor.digest} is not here, and --offline forbids a pull"
+            )
+        if descriptor.media_type in mediatypes.INDEXES | mediatypes.MANIFESTS:
+            self._blobs.write(self._client().fetch_manifest(reference, descriptor))
+        else:
+            self._client().fetch_blob(reference, descriptor, self._blobs)
+        return self._blobs.read(descriptor.digest)
 
     # --- its files ------------------------------------------------------------------------------------------------
 
@@ -196,9 +202,7 @@ class ImageSource:
         """Have one layer's blob in the blob store."""
         self._fetch(self._resolved[manifest_digest], layer, reporter, cancel)
 
-    def _fetch(
-        self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event
-    ) -> None:
+    def _fetch(self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
         if self._blobs.has(layer.digest):
             return
         if self._offline:
@@ -206,9 +210,7 @@ class ImageSource:
         with reporter.status(layer.digest, layer.size) as row:
             self._client().fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
 
-    def _unpack(
-        self, layer: Descriptor, diff_id: str, chain: str, parent: int | None, reporter: Reporter
-    ) -> int:
+    def _unpack(self, layer: Descriptor, diff_id: str, chain: str, parent: int | None, reporter: Reporter) -> int:
         from stagewright.snapshots.unpack import apply
 
         known = self._snapshots.by_chain(chain)

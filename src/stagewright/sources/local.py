@@ -6,9 +6,10 @@ import hashlib
 import os
 from pathlib import Path
 
+from stagewright.dockerfile.ignore import Matcher
 from stagewright.errors import NotFoundError
 from stagewright.sources.digests import StatIndex
-from stagewright.sources.tree import Exclusion, Tree
+from stagewright.sources.tree import Tree
 
 
 class LocalContext:
@@ -17,7 +18,7 @@ class LocalContext:
     Raises NotFoundError where the folder does not exist or is none.
     """
 
-    def __init__(self, folder: str, indexes: Path, exclusion: Exclusion | None) -> None:
+    def __init__(self, folder: str, indexes: Path, exclusion: Matcher | None) -> None:
         self.folder = os.path.realpath(folder)
         try:
             self._root = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

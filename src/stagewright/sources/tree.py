@@ -12,24 +12,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
+from stagewright.dockerfile.ignore import Folder, Matcher
 from stagewright.errors import NotFoundError, StagewrightError
 from stagewright.snapshots import syscalls
 
 _MAX_LINKS = 255
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 _BLOCK = 1 << 20
-
-
-class Exclusion(Protocol):
-    """What of a tree is hidden (.dockerignore)."""
-
-    def excludes(self, path: str) -> bool:
-        """Whether the path, or a folder that it is in, is left out and not brought back."""
-
-    def may_include_below(self, path: str) -> bool:
-        """Whether something in the excluded folder `path` could be brought back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +61,12 @@ def resolve_links(path: str, readlink: Callable[[str], str | None], *, follow_la
 class Tree:
     """Reads the files below the directory descriptor `root` (which stays the caller's).
 
-    `owner` replaces every file's owner (a build context belongs to 0:0). `label` names the tree in messages.
+    `exclusion` hides files (.dockerignore). `owner` replaces every file's owner (a build context belongs to 0:0).
+    `label` names the tree in messages.
     """
 
     def __init__(
-        self, root: int, *, exclusion: Exclusion | None = None, owner: tuple[int, int] | None = None, label: str = ""
+        self, root: int, *, exclusion: Matcher | None = None, owner: tuple[int, int] | None = None, label: str = ""
     ) -> None:
         self._root = root
         self._exclusion = exclusion
@@ -114,22 +105,29 @@ class Tree:
         A hidden folder appears only when something in it does not stay hidden.
         """
         # Beside each open folder stands its own entry as long as it is hidden and nothing in it has turned up.
-        stack: list[tuple[Iterator[Entry], list[Entry]]] = [(iter(self._scan(top)), [])]
+        stack: list[tuple[Iterator[Entry], list[Entry], Folder | None]] = [
+            (iter(self._scan(top)), [], self._ignore_state(top))
+        ]
         while stack:
-            entry = next(stack[-1][0], None)
+            entries, _, ignore = stack[-1]
+            entry = next(entries, None)
             if entry is None:
                 stack.pop()
                 continue
-            if self._exclusion is not None and self._exclusion.excludes(entry.path):
-                if entry.is_dir and self._exclusion.may_include_below(entry.path):
-                    stack.append((iter(self._scan(entry.path)), [entry]))
-                continue
-            for _, hidden in stack:
+            inner = None
+            if ignore is not None:
+                name = entry.path.rpartition("/")[2]
+                if ignore.excludes(name):
+                    if entry.is_dir and not (inner := ignore.enter(name)).hopeless:
+                        stack.append((iter(self._scan(entry.path)), [entry], inner))
+                    continue
+                inner = ignore.enter(name) if entry.is_dir else None
+            for _, hidden, _ in stack:
                 yield from hidden
                 hidden.clear()
             yield entry
             if entry.is_dir:
-                stack.append((iter(self._scan(entry.path)), []))
+                stack.append((iter(self._scan(entry.path)), [], inner))
 
     def children(self, folder: str) -> Iterator[Entry]:
         """What is in the folder and not hidden (a hidden folder counts when something below it is not)."""
@@ -137,10 +135,20 @@ class Tree:
             if not self._is_hidden(entry):
                 yield entry
 
+    def _ignore_state(self, folder: str) -> Folder | None:
+        if self._exclusion is None:
+            return None
+        state = self._exclusion.root()
+        for name in folder.split("/") if folder else ():
+            state = state.enter(name)
+        return state
+
     def _is_hidden(self, entry: Entry) -> bool:
-        if not entry.path or self._exclusion is None or not self._exclusion.excludes(entry.path):
+        folder, _, name = entry.path.rpartition("/")
+        ignore = self._ignore_state(folder) if name else None
+        if ignore is None or not ignore.excludes(name):
             return False
-        if not entry.is_dir or not self._exclusion.may_include_below(entry.path):
+        if not entry.is_dir or ignore.enter(name).hopeless:
             return True
         return next(self.walk(entry.path), None) is None
 

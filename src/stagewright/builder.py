@@ -1,0 +1,279 @@
+"""One build from its options to its outputs: reads the Dockerfile, makes the graph, solves it, exports the result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stagewright.config import Config
+from stagewright.config import load as load_config
+from stagewright.dockerfile.ignore import IgnoreMatcher, read_ignore_file
+from stagewright.dockerfile.instructions import Dockerfile, parse
+from stagewright.errors import CanceledError, NotFoundError, UsageError
+from stagewright.frontend.convert import convert
+from stagewright.frontend.options import MAIN_CONTEXT, BaseImage, ImageRequest, Options, Plan
+from stagewright.image.platform import Platform, host_platform, parse_platform
+from stagewright.options import BuildOptions
+from stagewright.ops.dispatch import runners
+from stagewright.ops.result import Result
+from stagewright.ops.worker import Worker
+from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.solver.solver import Solver
+from stagewright.sources.image import ImageSource, ResolvedImage
+from stagewright.sources.local import LocalContext
+from stagewright.sources.ssh import SshAgents
+from stagewright.sources.tree import Exclusion
+from stagewright.state import State
+
+if TYPE_CHECKING:
+    from stagewright.registry.client import RegistryClient
+    from stagewright.sandbox.spec import Runtime
+
+_MAX_SECRET = 500 << 10
+_MAX_DOCKERFILE = 16 << 20
+
+
+class Builder:
+    """Runs one build. `cancel` stops it when set, from any thread; `env` is the process's environment."""
+
+    def __init__(
+        self, options: BuildOptions, emitter: Emitter, cancel: threading.Event, env: Mapping[str, str]
+    ) -> None:
+        self._options = options
+        self._emitter = emitter
+        self._cancel = cancel
+        self._env = env
+        self.config: Config = load_config(options.config, env)
+        self.state = State(options.root, env)
+        self._client: RegistryClient | None = None
+        self._runtime: Runtime | None = None
+        self._context: LocalContext | None = None
+        self._lock = threading.Lock()
+        self.images = ImageSource(
+            self.client,
+            self.state.blobs,
+            self.state.snapshots,
+            self.state.images,
+            self.state.db,
+            ttl_s=self.config.resolve_ttl_s,
+            offline=options.offline,
+            pull=options.pull,
+        )
+        self.platform = parse_platform(options.platform) if options.platform else host_platform()
+
+    def run(self, stack: ExitStack) -> tuple[Plan, Result]:
+        """Build up to the result; what is opened for it is closed with `stack`."""
+        stack.callback(self.state.close)
+        if not os.path.isdir(self._options.context):
+            raise NotFoundError(f"the build context {self._options.context} is not a folder")
+        agents = SshAgents({source.id: source.paths for source in self._options.ssh}, self._env)
+        agents.check()
+        stack.callback(agents.close)
+        secrets = {source.id: source for source in self._options.secrets}
+        self._check_secrets()
+        dockerfile = self._read_dockerfile()
+        exclusion = self._read_ignore_file()
+        plan = convert(dockerfile, self._frontend_options(), self._resolve)
+        if plan.vertex is None:
+            return plan, Result()
+        worker = Worker(
+            snapshots=self.state.snapshots,
+            keys=self.state.keys,
+            cache_mounts=self.state.cache_mounts,
+            cancel=self._cancel,
+            images=self.images,
+            runtime=self._get_runtime,
+            open_context=lambda name: self._open_context(exclusion),
+            secret=lambda id: self._secret(id, secrets),
+            ssh_socket=agents.socket,
+            host_ca=self._host_ca(),
+        )
+        stack.callback(self._close)
+        jobs = self._options.jobs or self.config.jobs
+        solver = Solver(runners(worker), self.state.keys, self.state.locks, self._emitter, self._cancel, jobs)
+        return plan, solver.solve([plan.vertex])[0]
+
+    # --- what a build is given ------------------------------------------------------------------------------------
+
+    def client(self) -> RegistryClient:
+        """The registry client, made when the network is first needed."""
+        with self._lock:
+            if self._client is None:
+                from stagewright.registry.client import RegistryClient
+
+                self._client = RegistryClient(self.config, self._env)
+            return self._client
+
+    def _get_runtime(self) -> Runtime:
+        with self._lock:
+            if self._runtime is None:
+                path = self._options.oci_runtime or self.config.oci_runtime
+                if path:
+                    from stagewright.sandbox.oci import OciRuntime
+
+                    self._runtime = OciRuntime(path)
+                else:
+                    from stagewright.sandbox.native import NativeRuntime
+
+                    self._runtime = NativeRuntime()
+            return self._runtime
+
+    def _open_context(self, exclusion: Exclusion | None) -> LocalContext:
+        with self._lock:
+            if self._context is None:
+                self._context = LocalContext(self._options.context, self.state.context_indexes, exclusion)
+            return self._context
+
+    def _close(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+        if self._context is not None:
+            self._context.close()
+
+    def _host_ca(self) -> str | None:
+        wanted = self._options.host_ca if self._options.host_ca is not None else self.config.host_ca
+        if wanted is False:
+            return None
+        if isinstance(wanted, str):
+            if not os.path.isfile(wanted):
+                raise NotFoundError(f"the CA bundle {wanted} does not exist")
+            return wanted
+        from stagewright.sandbox.ca import find_host_bundle
+
+        return find_host_bundle(self._env)
+
+    def _check_secrets(self) -> None:
+        for source in self._options.secrets:
+            if source.path is not None and not os.path.isfile(source.path):
+                raise NotFoundError(f"secret {source.id}: the file {source.path} does not exist")
+
+    def _secret(self, id: str, sources: Mapping[str, object]) -> bytes | None:
+        source = next((item for item in self._options.secrets if item.id == id), None)
+        if source is None:
+            return None
+        if source.data is not None:
+            data = source.data
+        elif source.path is not None:
+            with open(source.path, "rb") as file:
+                data = file.read(_MAX_SECRET + 1)
+        else:
+            value = self._env.get(source.env or id)
+            if value is None:
+                return None
+            data = value.encode(errors="surrogateescape")
+        if len(data) > _MAX_SECRET:
+            raise UsageError(f"secret {id} is larger than {_MAX_SECRET >> 10} KiB")
+        return data
+
+    # --- the Dockerfile and its images ------------------------------------------------------------------------------
+
+    def _dockerfile_path(self) -> str:
+        if self._options.file is not None:
+            return self._options.file
+        return os.path.join(self._options.context, "Dockerfile")
+
+    def _read_dockerfile(self) -> Dockerfile:
+        path = self._dockerfile_path()
+        name = os.path.basename(path)
+        with self._vertex(f"[internal] load build definition from {name}") as reporter:
+            if self._options.dockerfile is not None:
+                data = self._options.dockerfile
+            else:
+                data = _read_file(path, "Dockerfile")
+            with reporter.status(f"transferring dockerfile: {len(data)}B", len(data)) as row:
+                row.update(len(data))
+        return parse(data, path if self._options.file is not None else name)
+
+    def _read_ignore_file(self) -> Exclusion | None:
+        beside = f"{self._dockerfile_path()}.dockerignore"
+        paths = [beside] if self._options.dockerfile is None else []
+        paths.append(os.path.join(self._options.context, ".dockerignore"))
+        for path in paths:
+            if os.path.isfile(path):
+                with self._vertex("[internal] load .dockerignore"):
+                    patterns = read_ignore_file(_read_file(path, "ignore file"))
+                    return IgnoreMatcher(patterns) if patterns else None
+        return None
+
+    def _frontend_options(self) -> Options:
+        options = self._options
+        build_args = dict(options.build_args)
+        if "SOURCE_DATE_EPOCH" in self._env:
+            build_args.setdefault("SOURCE_DATE_EPOCH", self._env["SOURCE_DATE_EPOCH"])
+        if options.network not in ("default", "host", "none"):
+            raise UsageError(f"network mode {options.network} is not supported", hint="use default, host or none")
+        return Options(
+            platform=self.platform,
+            target=options.target,
+            build_args=build_args,
+            labels=options.labels,
+            no_cache=options.no_cache,
+            no_cache_filter=options.no_cache_filter,
+            network=options.network,  # type: ignore[arg-type]
+            extra_hosts=options.add_hosts,
+            ulimits=options.ulimits,
+            shm_size=options.shm_size or 0,
+            context_name=MAIN_CONTEXT,
+        )
+
+    def _resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
+        """What the names mean now, all asked for at once."""
+        results: list[ResolvedImage | BaseException | None] = [None] * len(requests)
+
+        def resolve(index: int) -> None:
+            request = requests[index]
+            try:
+                results[index] = self._resolve_one(request.name, request.platform)
+            except BaseException as error:
+                results[index] = error
+
+        threads = [threading.Thread(target=resolve, args=(index,)) for index in range(1, len(requests))]
+        for thread in threads:
+            thread.start()
+        if requests:
+            resolve(0)
+        for thread in threads:
+            thread.join()
+        bases = []
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, BaseException):
+                if getattr(result, "location", ...) is None:
+                    result.location = request.location  # type: ignore[attr-defined]
+                raise result
+            assert result is not None
+            pinned = f"{result.reference}@{result.manifest_descriptor.digest}"
+            bases.append(BaseImage(pinned, result.config))
+        return bases
+
+    def _resolve_one(self, name: str, platform: Platform) -> ResolvedImage:
+        from stagewright.registry.reference import Reference
+
+        if self._cancel.is_set():
+            raise CanceledError
+        reference = Reference.parse(name)
+        with self._vertex(f"[internal] load metadata for {reference}") as reporter:
+            return self.images.resolve(name, platform, reporter)
+
+    def _vertex(self, name: str):  # type: ignore[no-untyped-def]
+        return self._emitter.vertex("sha256:" + hashlib.sha256(name.encode()).hexdigest(), name)
+
+
+def _read_file(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and what == "ignore file":
+                raise UsageError(f"the {what} {path} is not a file")
+            data = file.read(_MAX_DOCKERFILE + 1)
+    except FileNotFoundError:
+        raise NotFoundError(f"failed to read {what}: open {path}: no such file or directory") from None
+    except OSError as error:
+        raise NotFoundError(f"failed to read {what}: open {path}: {error.strerror}") from None
+    if len(data) > _MAX_DOCKERFILE:
+        raise UsageError(f"the {what} {path} is larger than {_MAX_DOCKERFILE >> 20} MiB")
+    return data

@@ -1,0 +1,68 @@
+"""What a build asks of the frontend, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stagewright.errors import SourceRange
+from stagewright.graph.ops import Network
+from stagewright.graph.vertex import Vertex
+from stagewright.image.config import ImageConfig
+from stagewright.image.platform import Platform
+
+MAIN_CONTEXT = "context"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """An image that a stage is built on or copies from: its whole name with the manifest's digest, and its config."""
+
+    pinned: str
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """An image that is needed: its name as it is written, for which platform, and where it is asked for."""
+
+    name: str
+    platform: Platform
+    location: SourceRange | None
+
+
+Resolver = Callable[[Sequence[ImageRequest]], list[BaseImage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The frontend's part of a build's options; see `stagewright.api.build` for what they mean.
+
+    `epoch` is SOURCE_DATE_EPOCH in seconds. `context_name` names the local context in the graph.
+    """
+
+    platform: Platform
+    target: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    network: Network = "default"
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    shm_size: int = 0
+    epoch: int | None = None
+    context_name: str = MAIN_CONTEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to build: the vertex whose result is the image's files (None: no files), and the image's config.
+
+    The config's `diff_ids` are those of no layer yet: they come from the layers. `epoch` is SOURCE_DATE_EPOCH as the
+    Dockerfile and the build arguments have it.
+    """
+
+    vertex: Vertex | None
+    config: ImageConfig
+    epoch: int | None

@@ -1,0 +1,100 @@
+"""What is known of a stage while its instructions are read: its files so far, environment, config and history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from stagewright.graph.ops import SourceOp
+from stagewright.graph.vertex import Metadata, Vertex
+from stagewright.image.config import ContainerConfig, History, ImageConfig
+from stagewright.image.platform import Platform
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHELL = ("/bin/sh", "-c")
+HISTORY_COMMENT = "buildkit.dockerfile.v0"
+
+
+@dataclass(slots=True)
+class StageState:
+    """One stage in the making. `vertex` is its files so far (None: none); `env` is what a RUN sees and variables expand
+    to (the image's ENV and the ARGs so far, in order); `build_args` are the ARGs so far with their values."""
+
+    platform: Platform
+    name: str
+    image: ImageConfig
+    vertex: Vertex | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    build_args: list[tuple[str, str | None]] = field(default_factory=list)
+    cwd: str = "/"
+    cmd_set: bool = False
+    steps: int = 0
+    steps_total: int = 0
+    ignore_cache: bool = False
+    epoch: int | None = None
+
+    @property
+    def config(self) -> ContainerConfig:
+        return self.image.config
+
+    def configure(self, **changes: object) -> None:
+        """Replace fields of the image's container config."""
+        self.image = replace(self.image, config=replace(self.image.config, **changes))  # type: ignore[arg-type]
+
+    def commit(self, text: str, *, layer: bool) -> None:
+        """Add an entry to the image's history."""
+        created = format_time(self.epoch) if self.epoch is not None else None
+        entry = History(created=created, created_by=text, comment=HISTORY_COMMENT, empty_layer=not layer)
+        self.image = replace(self.image, history=(*self.image.history, entry))
+
+    def set_env(self, name: str, value: str) -> None:
+        """Set a variable of the image; one that exists keeps its place."""
+        env = list(self.config.env)
+        for index, item in enumerate(env):
+            if item.partition("=")[0] == name:
+                env[index] = f"{name}={value}"
+                break
+        else:
+            env.append(f"{name}={value}")
+        self.configure(env=tuple(env))
+        self.env[name] = value
+
+    def step_name(self, text: str, *, trigger: bool = False) -> str:
+        """The display name of the next step: `[stage 2/4] TEXT`."""
+        if not self.steps_total:
+            return text
+        self.steps += 1
+        width = len(str(self.steps_total))
+        stage = f"{self.name} " if self.name else ""
+        return f"[{stage}{self.steps:>{width}}/{self.steps_total}] {'ONBUILD ' if trigger else ''}{text}"
+
+    def shell_form(self, command: str) -> tuple[str, ...]:
+        """A shell-form command line with the stage's shell in front."""
+        return (*(self.config.shell or DEFAULT_SHELL), command)
+
+
+def empty_image(platform: Platform) -> ImageConfig:
+    """The config that `FROM scratch` starts from."""
+    return ImageConfig(platform=platform, config=ContainerConfig(env=(f"PATH={DEFAULT_PATH}",), working_dir="/"))
+
+
+def image_vertex(pinned: str, platform: Platform, meta: Metadata) -> Vertex:
+    """The vertex of an image's files; `pinned` is its name with the manifest's digest."""
+    # The name is for people: two names of one image are one piece of work.
+    digest = pinned.rpartition("@")[2]
+    return Vertex(SourceOp(f"docker-image://image@{digest}"), platform=str(platform), meta=meta)
+
+
+def format_time(seconds: float) -> str:
+    """An RFC 3339 time in UTC as Go writes it: no trailing zeros in the fraction."""
+    from datetime import UTC, datetime
+
+    text = datetime.fromtimestamp(seconds, UTC).isoformat()
+    whole, _, rest = text.partition("+")[0].partition(".")
+    fraction = rest.rstrip("0")
+    return f"{whole}{'.' + fraction if fraction else ''}Z"
+
+
+def split_env(env: tuple[str, ...]) -> Mapping[str, str]:
+    """`NAME=value` strings as a mapping; the last of a name counts."""
+    return dict(item.partition("=")[::2] for item in env)

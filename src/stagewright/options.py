@@ -1,0 +1,78 @@
+"""What a build may be asked, as data: the types that `stagewright.api` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSource:
+    """A secret that steps may mount by `id`: the content of the file `path`, of the variable `env`, or `data`."""
+
+    id: str
+    path: str | None = None
+    env: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SshSource:
+    """An SSH agent that steps may mount by `id`: that of $SSH_AUTH_SOCK, a socket, or one holding key files."""
+
+    id: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One thing to make of the result.
+
+    `type` is image, oci, docker, local, tar or cacheonly. `dest` is a path, "-" for standard output. `attrs` are the
+    exporter's options as `docker buildx build --output` spells them.
+    """
+
+    type: str
+    dest: str | None = None
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """All options of one build; `stagewright.api.build` says what each means."""
+
+    context: str
+    file: str | None = None
+    dockerfile: bytes | None = field(default=None, repr=False)
+    tags: tuple[str, ...] = ()
+    target: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[SecretSource, ...] = ()
+    ssh: tuple[SshSource, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    pull: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    network: str = "default"
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    shm_size: int | None = None
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    platform: str | None = None
+    jobs: int | None = None
+    offline: bool = False
+    oci_runtime: str | None = None
+    host_ca: str | bool | None = None
+    root: str | None = None
+    config: str | None = None
+
+
+def outputs_of(outputs: Sequence[Output] | None, *, push: bool, load: bool) -> tuple[Output, ...]:
+    """The outputs that the shorthands add up to; an image for the store where nothing is asked for."""
+    wanted = list(outputs or ())
+    if push:
+        wanted.append(Output("image", attrs={"push": "true"}))
+    if load:
+        wanted.append(Output("docker", attrs={"load": "true"}))
+    return tuple(wanted) or (Output("image"),)

@@ -1,0 +1,71 @@
+"""The state directory: where it is, and the stores that live in it, opened once each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from stagewright.cache.keys import KeyStore
+from stagewright.cache.locks import LockFile
+from stagewright.cache.mounts import CacheMounts
+from stagewright.content.blobs import BlobStore
+from stagewright.content.db import Database
+from stagewright.content.images import ImageStore
+from stagewright.snapshots.store import SnapshotStore
+
+
+def default_root(env: Mapping[str, str]) -> str:
+    """`STAGEWRIGHT_ROOT`, else /var/lib/stagewright for root and a folder of the user's data for others."""
+    if env.get("STAGEWRIGHT_ROOT"):
+        return env["STAGEWRIGHT_ROOT"]
+    if os.geteuid() == 0:
+        return "/var/lib/stagewright"
+    data = env.get("XDG_DATA_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".local", "share")
+    return os.path.join(data, "stagewright")
+
+
+class State:
+    """The stores below `root`; each is opened when it is first used. Raises StoreError where that fails."""
+
+    def __init__(self, root: str | None, env: Mapping[str, str]) -> None:
+        self.root = Path(os.path.abspath(root or default_root(env)))
+
+    @cached_property
+    def db(self) -> Database:
+        return Database(self.root / "metadata.db")
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        return BlobStore(self.root / "content")
+
+    @cached_property
+    def snapshots(self) -> SnapshotStore:
+        return SnapshotStore(self.root / "snapshots", self.db)
+
+    @cached_property
+    def images(self) -> ImageStore:
+        return ImageStore(self.db)
+
+    @cached_property
+    def keys(self) -> KeyStore:
+        return KeyStore(self.db)
+
+    @cached_property
+    def locks(self) -> LockFile:
+        self.db  # noqa: B018 - makes the folder
+        return LockFile(self.root / "locks")
+
+    @cached_property
+    def cache_mounts(self) -> CacheMounts:
+        return CacheMounts(self.root / "mounts", self.db, self.locks)
+
+    @property
+    def context_indexes(self) -> Path:
+        """The folder of the stat indexes of build contexts."""
+        return self.root / "contexts"
+
+    def close(self) -> None:
+        if "db" in self.__dict__:
+            self.db.close()
