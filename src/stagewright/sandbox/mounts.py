@@ -10,15 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from stagewright.sandbox import kernel, paths
+from stagewright.sandbox import kernel, paths, wire
 from stagewright.sandbox.stubs import StubRecorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _NOSUID, _NODEV, _NOEXEC = kernel.MOUNT_ATTR_NOSUID, kernel.MOUNT_ATTR_NODEV, kernel.MOUNT_ATTR_NOEXEC
 _READONLY = kernel.MOUNT_ATTR_RDONLY
 _LOCKED = _NOSUID | _NODEV | _NOEXEC
 
-_MASKED_IN_PROC = (
+MASKED_IN_PROC = (
     "acpi",
     "asound",
     "interrupts",
@@ -30,8 +35,8 @@ _MASKED_IN_PROC = (
     "timer_list",
     "timer_stats",
 )
-_MASKED_IN_SYS = ("devices/virtual/powercap", "firmware")
-_READONLY_IN_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+MASKED_IN_SYS = ("devices/virtual/powercap", "firmware")
+READONLY_IN_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _DEVICE_LINKS = (
@@ -51,23 +56,20 @@ _FSCONFIG_MAX = 255
 
 
 class FileSystem:
-    """The file system of one step while it is being built, in the mount namespace of the calling process.
+    """The file system of one step while it is being built, in the mount namespace of the calling process."""
 
-    `doing` says at any time what is being attempted, for the message if it fails.
-    """
-
-    def __init__(self, lowers: list[str], upper: str | None, work: str | None, *, insecure: bool) -> None:
-        self.doing = "mount a file system in memory"
+    def __init__(
+        self, lowers: list[str], upper: str | None, work: str | None, *, insecure: bool, stage_at: str = "/"
+    ) -> None:
         self._insecure = insecure
         self._nodev = 0 if insecure else _NODEV
         self._files = 0
         self._stage = _memory_filesystem()
-        kernel.move_mount_to(self._stage, "/")
+        kernel.move_mount_to(self._stage, stage_at)
         os.mkdir("empty", 0o755, dir_fd=self._stage)
-        self.doing = "mount the root file system"
         self.root_fd = self._overlay(lowers, upper, work)
         kernel.mount_setattr(self.root_fd, self._nodev)
-        self._put_on_stage(self.root_fd)
+        self.root_name = self.put_on_stage(self.root_fd)
         self.stubs = StubRecorder(self.root_fd, upper)
 
     def _overlay(self, lowers: list[str], upper: str | None, work: str | None) -> int:
@@ -98,13 +100,18 @@ class FileSystem:
             for fd in held:
                 os.close(fd)
 
-    def _put_on_stage(self, mount: int) -> None:
-        """Attach a mount where nothing sees it: only what is attached can be cloned from or mounted upon."""
+    def put_on_stage(self, mount: int) -> str:
+        """Attach a mount where the step does not see it, and give its name there.
+
+        Only what is attached somewhere can be cloned from or mounted upon.
+        """
         name = self.stage_name()
-        os.mkdir(name, dir_fd=self._stage)
-        target = os.open(name, os.O_PATH, dir_fd=self._stage)
-        kernel.move_mount(mount, target)
-        os.close(target)
+        if stat.S_ISDIR(os.fstat(mount).st_mode):
+            os.mkdir(name, 0o700, dir_fd=self._stage)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._stage))
+        self._attach_in(self._stage, os.dup(mount), name)
+        return name
 
     def _overlay_by_links(self, lowers: list[str], options: list[tuple[str, str]]) -> int:
         """For kernels before 6.8, which take all lower directories in one page: give them names of few characters."""
@@ -123,24 +130,20 @@ class FileSystem:
 
     def mount_kernel_filesystems(self, shm_size: int) -> None:
         """/proc, /sys and /dev as a container has them."""
-        self.doing = "mount /proc"
         proc = kernel.new_filesystem("proc", [], _LOCKED)
         self._attach(proc, "/proc", paths.DIRECTORY)
-        self.doing = "mount /sys"
         sys_attributes = _LOCKED if self._insecure else _LOCKED | _READONLY
         sysfs = kernel.new_filesystem("sysfs", [], sys_attributes)
         self._attach(sysfs, "/sys", paths.DIRECTORY)
-        if _is_cgroup2("/sys/fs/cgroup"):
+        if is_cgroup2("/sys/fs/cgroup"):
             cgroup = kernel.new_filesystem("cgroup2", [], sys_attributes)
             self._attach_in(sysfs, cgroup, "fs/cgroup")
-        self.doing = "mount /dev"
         self._mount_dev(shm_size)
         if not self._insecure:
-            self.doing = "hide parts of /proc and /sys"
-            for mount, names in ((proc, _MASKED_IN_PROC), (sysfs, _MASKED_IN_SYS)):
+            for mount, names in ((proc, MASKED_IN_PROC), (sysfs, MASKED_IN_SYS)):
                 for name in names:
                     self._mask(mount, name)
-            for name in _READONLY_IN_PROC:
+            for name in READONLY_IN_PROC:
                 self._make_readonly(proc, name)
         for fd in (proc, sysfs):
             os.close(fd)
@@ -150,7 +153,7 @@ class FileSystem:
         self._attach(dev, "/dev", paths.DIRECTORY)
         # The nodes are made on a file system of their own and bound: a node that the step makes in /dev must not work.
         nodes = kernel.new_filesystem("tmpfs", [("mode", "755"), ("size", "64k")], _NOSUID | _NOEXEC)
-        self._put_on_stage(nodes)
+        self.put_on_stage(nodes)
         for name, major, minor in _DEVICES:
             os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=nodes)
             os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=dev))
@@ -187,7 +190,7 @@ class FileSystem:
         if stat.S_ISDIR(os.fstat(target).st_mode):
             cover = kernel.open_tree(self._stage, "empty")
         else:
-            cover = self.file(b"", 0o444, 0, 0)
+            cover = self._file(b"", 0o444, 0, 0)
         kernel.mount_setattr(cover, _READONLY | _LOCKED)
         kernel.move_mount(cover, target)
         os.close(cover)
@@ -204,7 +207,7 @@ class FileSystem:
         os.close(cover)
         os.close(target)
 
-    def file(self, data: bytes, mode: int, uid: int, gid: int) -> int:
+    def _file(self, data: bytes, mode: int, uid: int, gid: int) -> int:
         """A detached read-only mount of a new file in memory."""
         name = self.stage_name()
         fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._stage)
@@ -221,23 +224,28 @@ class FileSystem:
         self._files += 1
         return str(self._files)
 
-    def stage_path(self, name: str) -> str:
-        """A path, valid in this process until the root is entered, of a name in the file system in memory."""
-        return f"/proc/self/fd/{self._stage}/{name}"
-
-    def staged(self, name: str) -> int:
-        """A detached mount of something in the file system in memory."""
+    def _relayed_socket(self, status: socket, host_socket: str, mode: int, uid: int, gid: int) -> int:
+        """A socket of our own; whoever called us relays its connections, so the host's one is never in the step."""
+        name = self.stage_name()
+        path = f"/proc/self/fd/{self._stage}/{name}"
+        listener = socket(AF_UNIX, SOCK_STREAM)
+        listener.bind(path)
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+        listener.listen()
+        wire.send(status, (wire.LISTENING, host_socket), [listener.fileno()])
+        listener.close()
         mount = kernel.open_tree(self._stage, name)
         kernel.mount_setattr(mount, _LOCKED)
         return mount
 
-    def bind(self, source: str | tuple[list[str], str | None, str | None], subpath: str, readonly: bool) -> int:
+    def _bind(self, source: str | tuple[list[str], str | None, str | None], subpath: str, readonly: bool) -> int:
         """A detached mount of `subpath` inside a host path or inside an overlay of its own."""
         if isinstance(source, str):
             base = os.open(source, os.O_PATH)
         else:
             base = self._overlay(*source)
-            self._put_on_stage(base)
+            self.put_on_stage(base)
         inner, _ = paths.resolve(base, subpath) if subpath.strip("/") else (os.dup(base), [])
         mount = kernel.open_tree(inner)
         kernel.mount_setattr(mount, self._nodev | (_READONLY if readonly else 0))
@@ -245,18 +253,27 @@ class FileSystem:
         os.close(base)
         return mount
 
-    def tmpfs(self, size: int | None, mode: int) -> int:
+    def _tmpfs(self, size: int | None, mode: int) -> int:
         """A detached mount of an empty file system in memory."""
         options: list[tuple[str, str | None]] = [("mode", f"{mode:o}")]
         if size is not None:
             options.append(("size", str(size)))
         return kernel.new_filesystem("tmpfs", options, _NOSUID | self._nodev)
 
+    def make(self, kind: str, details: list[Any], status: socket) -> int:
+        """A detached mount of what a request asks for; a listening socket goes up by `status`."""
+        if kind == "file":
+            return self._file(*details)
+        if kind == "bind":
+            return self._bind(*details)
+        if kind == "tmpfs":
+            return self._tmpfs(*details)
+        return self._relayed_socket(status, *details)
+
     def attach(self, mount: int, target: str) -> None:
-        """Mount at a path of the step's root, which is made if it is missing, and close the descriptor."""
+        """Mount at a path of the step's root, which is made if it is missing."""
         is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
         self._attach(mount, target, paths.DIRECTORY if is_directory else paths.FILE)
-        os.close(mount)
 
     def _attach(self, mount: int, target: str, kind: str) -> None:
         fd, names = paths.resolve(self.root_fd, target, kind, self.stubs.before_create)
@@ -265,10 +282,18 @@ class FileSystem:
         self.stubs.mounted(names)
 
     def _attach_in(self, outer: int, mount: int, name: str) -> None:
+        """Mount upon a name in the mount `outer`, and close the descriptor of what is mounted."""
         target = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=outer)
         kernel.move_mount(mount, target)
         os.close(target)
         os.close(mount)
+
+    def prepare(self, target: str, is_file: bool) -> None:
+        """Make a path of the step's root, for somebody else to mount at."""
+        fd, _ = paths.resolve(
+            self.root_fd, target, paths.FILE if is_file else paths.DIRECTORY, self.stubs.before_create
+        )
+        os.close(fd)
 
     def read_text(self, path: str, limit: int) -> str:
         """The text of a file in the step's root, "" where there is none."""
@@ -276,7 +301,6 @@ class FileSystem:
 
     def enter(self) -> None:
         """Make this the root of the calling process and let go of everything that is not in it."""
-        self.doing = "enter the root file system"
         os.fchdir(self.root_fd)
         kernel.pivot_root(".", ".")
         # The old root lies on ours now, with the stage upon it, and whatever else the host has mounted over "/".
@@ -306,6 +330,6 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
 
 
-def _is_cgroup2(path: str) -> bool:
+def is_cgroup2(path: str) -> bool:
     """Whether the cgroup v2 tree is mounted there: its root directories all have this file."""
     return os.path.exists(f"{path}/cgroup.procs") and os.path.exists(f"{path}/cgroup.controllers")

@@ -13,9 +13,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-# Docker's default set: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
-# sys_chroot, mknod, audit_write, setfcap.
-DEFAULT_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+_CAPABILITIES = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT
+    SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL
+    SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+CAPABILITY_NAMES = tuple(f"CAP_{name}" for name in _CAPABILITIES.split())
+"""All capabilities by number."""
+
+_DOCKER_DEFAULT = """
+    CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE
+    SETFCAP
+"""
+DEFAULT_CAPABILITIES = sum(1 << CAPABILITY_NAMES.index(f"CAP_{name}") for name in _DOCKER_DEFAULT.split())
+"""What a step has by default, as bits."""
+
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 NOT_FOUND = 127
@@ -23,7 +36,7 @@ NOT_EXECUTABLE = 126
 
 
 class CannotRunError(Exception):
-    """The program cannot be run, which is the step's own failure: an exit code and a message for standard error."""
+    """The program cannot be run, which is the step's own failure: an exit code and a line for standard error, or none."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
@@ -36,20 +49,19 @@ def set_limits(limits: list[tuple[int, int, int]]) -> None:
         resource.setrlimit(number, (soft, hard))
 
 
-def capability_mask(numbers: tuple[int, ...]) -> int:
-    """Capability numbers as the bits that capset(2) takes."""
-    return sum(1 << number for number in numbers)
+class Privileges:
+    """What the launcher may do, as capability bits, and the filter that its children get."""
 
-
-def read_capabilities() -> tuple[int, int]:
-    """The effective and the bounding set of this process, as bits."""
-    values = {}
-    with open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            key, _, value = line.partition(":")
-            if key in ("CapEff", "CapBnd"):
-                values[key] = int(value, 16)
-    return values["CapEff"], values["CapBnd"]
+    def __init__(self, program: kernel.SeccompProgram) -> None:
+        self.program = program
+        values = {}
+        with open("/proc/self/status", encoding="ascii") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key in ("CapEff", "CapBnd"):
+                    values[key] = int(value, 16)
+        self.capabilities = values["CapEff"]
+        self.bounding = values["CapBnd"]
 
 
 def become(

@@ -30,7 +30,11 @@ _HOST_RESOLV_CONF = "/etc/resolv.conf"
 
 
 def build_request(step: Step) -> dict[str, Any]:
-    """The request for a step, in the types of `marshal`. Raises SandboxError where the step makes no sense."""
+    """The request for a step, in the types of `marshal`. Raises SandboxError where the step makes no sense.
+
+    A mount is (kind, target, is optional, details of the kind); an optional one is left out where a root that is
+    read-only has no place for it.
+    """
     if not step.args:
         raise SandboxError("the step has no program to run")
     if step.cgroup_parent is not None:
@@ -38,8 +42,8 @@ def build_request(step: Step) -> dict[str, Any]:
     if not step.cwd.startswith("/"):
         raise SandboxError(f"the working directory {step.cwd!r} is not an absolute path")
     mounts = [
-        ("file", "/etc/hosts", hosts_file(step).encode(), *_PUBLIC_FILE, True),
-        ("file", "/etc/resolv.conf", resolver_file(step.network != "none").encode(), *_PUBLIC_FILE, True),
+        ("file", "/etc/hosts", True, hosts_file(step).encode(), *_PUBLIC_FILE),
+        ("file", "/etc/resolv.conf", True, resolver_file(step.network != "none").encode(), *_PUBLIC_FILE),
         *map(_mount_request, step.mounts),
     ]
     environment = list(step.env)
@@ -114,13 +118,13 @@ def _mount_request(mount: Mount) -> tuple[Any, ...]:
     match mount:
         case BindMount():
             source = mount.source if isinstance(mount.source, str) else _root_request(mount.source)
-            return "bind", mount.target, source, mount.subpath, mount.readonly
+            return "bind", mount.target, False, source, mount.subpath, mount.readonly
         case TmpfsMount():
-            return "tmpfs", mount.target, mount.size, mount.mode
+            return "tmpfs", mount.target, False, mount.size, mount.mode
         case SecretMount():
-            return "file", mount.target, mount.data, mount.mode, mount.uid, mount.gid, False
+            return "file", mount.target, False, mount.data, mount.mode, mount.uid, mount.gid
         case SshMount():
-            return "ssh", mount.target, mount.socket, mount.mode, mount.uid, mount.gid
+            return "ssh", mount.target, False, mount.socket, mount.mode, mount.uid, mount.gid
 
 
 def _host_ca(path: str, environment: list[str]) -> tuple[list[tuple[Any, ...]], list[str]]:
@@ -138,8 +142,8 @@ def _host_ca(path: str, environment: list[str]) -> tuple[list[tuple[Any, ...]], 
     variables = {**dict.fromkeys(HOST_CA_VARIABLES, HOST_CA_PATH), "APT_CONFIG": _APT_CONFIG_PATH}
     present = {entry.partition("=")[0] for entry in environment}
     files: list[tuple[Any, ...]] = [
-        ("file", HOST_CA_PATH, data, *_PUBLIC_FILE, False),
-        ("file", _APT_CONFIG_PATH, apt.encode(), *_PUBLIC_FILE, False),
+        ("file", HOST_CA_PATH, False, data, *_PUBLIC_FILE),
+        ("file", _APT_CONFIG_PATH, False, apt.encode(), *_PUBLIC_FILE),
     ]
     return files, [f"{name}={value}" for name, value in variables.items() if name not in present]
 

@@ -21,7 +21,10 @@ MISSING = ("clone3",)
 
 
 class Condition(NamedTuple):
-    """A test of the call's argument number `argument`: `op` is "lt", "eq", or "masked_eq", where the bits of `mask` must equal `value`."""
+    """A test of the call's argument number `argument` (from 0).
+
+    `op` is "lt", "eq", or "masked_eq", where the bits of `mask` must equal `value`.
+    """
 
     argument: int
     op: str

@@ -1,0 +1,126 @@
+"""A step between the launcher's fork and the program: namespaces, file system, limits, privileges."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from _socket import AF_INET, SOCK_DGRAM, socket
+
+from stagewright.sandbox import kernel, process, users, wire
+from stagewright.sandbox.mounts import FileSystem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_MAX_USER_FILE = 8 << 20
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
+
+
+class Child:
+    """What the children of both runtimes share. `request` is what `request.build_request` makes.
+
+    `doing` says at any time what is being attempted, for the message if it fails.
+    """
+
+    def __init__(self, request: dict[str, Any], status: socket, privileges: process.Privileges) -> None:
+        self.doing = "unshare the namespaces"
+        self._request = request
+        self._status = status
+        self._privileges = privileges
+
+    def run(self) -> NoReturn:
+        """Run the step. Raises CannotRunError for a program that cannot be run, and anything else for our failure."""
+        raise NotImplementedError
+
+    def explain(self, error: Exception) -> str:
+        """What was being done when it failed, and why."""
+        if not isinstance(error, OSError):
+            return str(error)
+        name = f": {error.filename}" if isinstance(error.filename, str) else ""
+        return f"cannot {self.doing}: {error.strerror}{name}"
+
+    def _kept_capabilities(self) -> int:
+        held = self._privileges.capabilities
+        return held if self._request["insecure"] else held & process.DEFAULT_CAPABILITIES
+
+    def _find_user(self, files: FileSystem) -> users.User:
+        self.doing = "read the image's users"
+        texts = [files.read_text(path, _MAX_USER_FILE) for path in ("/etc/passwd", "/etc/group")]
+        return users.resolve_user(self._request["user"], *texts)
+
+    def _environment(self, home: str) -> dict[str, str]:
+        environment = dict(entry.partition("=")[::2] for entry in self._request["env"])
+        environment.setdefault("HOME", home)
+        return environment
+
+
+class NativeChild(Child):
+    """Becomes the step's program itself."""
+
+    def run(self) -> NoReturn:
+        """See `Child.run`."""
+        request = self._request
+        os.setsid()
+        kernel.unshare(_NAMESPACES | (kernel.CLONE_NEWNET if request["private_network"] else 0))
+        if request["private_network"]:
+            self.doing = "bring up the loopback device"
+            _bring_up_loopback()
+        self.doing = "set the hostname"
+        kernel.set_hostname(request["hostname"])
+        uid, gid, groups, home = self._build_file_system()
+        self.doing = "set the resource limits"
+        process.set_limits(request["limits"])
+        self.doing = "join a session keyring"
+        kernel.join_session_keyring()
+        self._close_descriptors()
+        os.umask(0o022)
+        self.doing = f"change to the working directory {request['cwd']}"
+        process.enter_directory(request["cwd"], uid, gid)
+        self.doing = "drop privileges"
+        program = None if request["insecure"] else self._privileges.program
+        process.become(uid, gid, list(groups), self._kept_capabilities(), self._privileges.bounding, program)
+        self.doing = "run the program"
+        kernel.default_signals()
+        process.execute(request["args"], self._environment(home))
+
+    def _build_file_system(self) -> users.User:
+        """Mount everything, enter it and come back with who runs the step."""
+        request = self._request
+        self.doing = "mount the root file system"
+        files = FileSystem(*request["root"], insecure=request["insecure"])
+        try:
+            self.doing = "mount /proc, /sys and /dev"
+            files.mount_kernel_filesystems(request["shm_size"])
+            for kind, target, optional, *details in request["mounts"]:
+                self.doing = f"mount {target}"
+                mount = files.make(kind, details, self._status)
+                try:
+                    files.attach(mount, target)
+                except OSError as error:
+                    if not optional or error.errno != errno.EROFS:
+                        raise
+                os.close(mount)
+            user = self._find_user(files)
+        finally:
+            wire.send(self._status, (wire.STUBS, *files.stubs.report()))
+        self.doing = "enter the root file system"
+        files.enter()
+        return user
+
+    def _close_descriptors(self) -> None:
+        """Close all but the standard ones and our way to report, so that no path through /proc/self/fd leads out."""
+        status = self._status.fileno()
+        os.closerange(3, status)
+        os.closerange(status + 1, 1 << 30)
+
+
+def _bring_up_loopback() -> None:
+    probe = socket(AF_INET, SOCK_DGRAM)
+    request = struct.pack("16sh14x", b"lo", 0)
+    _, flags = struct.unpack("16sh14x", fcntl.ioctl(probe.fileno(), _SIOCGIFFLAGS, request))
+    fcntl.ioctl(probe.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+    probe.close()

@@ -1,0 +1,119 @@
+"""Starts the launcher of steps and hands it the steps of all threads."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+
+from stagewright.errors import SandboxError
+from stagewright.sandbox import seccomp, wire
+
+
+class LauncherProcess:
+    """The launcher and the socket on which it takes steps, which come as bundles or run natively.
+
+    Raises SandboxError where it cannot be started.
+    """
+
+    def __init__(self, *, with_bundles: bool) -> None:
+        program = seccomp.default_filter(os.uname().machine)
+        self._control, theirs = socket.socketpair()
+        self._pid = 0
+        failures: list[OSError] = []
+
+        def spawn() -> None:
+            try:
+                self._pid = _spawn_launcher(theirs.fileno())
+            except OSError as error:
+                failures.append(error)
+
+        # A thread, since it leaves the mount namespace of the process for good.
+        thread = threading.Thread(target=spawn, name="start-launcher")
+        thread.start()
+        thread.join()
+        theirs.close()
+        if failures:
+            self._control.close()
+            reason = failures[0].strerror
+            raise SandboxError(f"cannot start the launcher of steps: {reason}", hint="steps need to run as root")
+        self._greet((program, with_bundles))
+
+    def _greet(self, greeting: tuple[bytes, bool]) -> None:
+        try:
+            self._control.sendall(wire.pack(greeting))
+            answer = wire.receive_message(self._control)
+        except (OSError, EOFError):
+            answer = (wire.FAILED, "the launcher of steps did not start")
+        if answer[0] != wire.READY:
+            self.close()
+            raise SandboxError(answer[1])
+
+    def start(self, status: int, stdout: int, stderr: int) -> None:
+        """Have a process started that reads its request from `status`."""
+        socket.send_fds(self._control, [b"\1"], [status, stdout, stderr])
+
+    def close(self) -> None:
+        """End the launcher, and with it every step; come back when all are gone."""
+        self._control.close()
+        os.waitpid(self._pid, 0)
+
+
+def _spawn_launcher(control_fd: int) -> int:
+    """Start the launcher in a mount namespace of its own, which the calling thread enters too; gives its PID.
+
+    A step whose program is a script of `#!/proc/self/exe` runs what the launcher ran, our interpreter, and has it in
+    /proc. So the launcher runs it from a mount that nobody can write to.
+    """
+    from stagewright.sandbox import kernel
+
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
+    interpreter = os.path.realpath(sys.executable)
+    readonly = kernel.open_tree_at(interpreter)
+    try:
+        kernel.mount_setattr(readonly, kernel.MOUNT_ATTR_RDONLY)
+        kernel.move_mount_to(readonly, interpreter)
+    finally:
+        os.close(readonly)
+    packages = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    code = f"import sys; sys.path.append({packages!r}); from stagewright.sandbox import launcher; launcher.main(3)"
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", code],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, control_fd, 3),
+        ],
+        setsid=True,
+        setsigmask=[],
+    )
+
+
+class LauncherSlot:
+    """The launcher of a runtime: started by the first thread that needs it, ended once."""
+
+    def __init__(self, *, with_bundles: bool) -> None:
+        self._with_bundles = with_bundles
+        self._lock = threading.Lock()
+        self._launcher: LauncherProcess | None = None
+        self._closed = False
+
+    def get(self) -> LauncherProcess:
+        """The launcher. Raises SandboxError where it cannot be started, or has been ended."""
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the runtime is closed")
+            if self._launcher is None:
+                self._launcher = LauncherProcess(with_bundles=self._with_bundles)
+            return self._launcher
+
+    def close(self) -> None:
+        """End the launcher and all steps; further calls do nothing."""
+        with self._lock:
+            self._closed = True
+            if self._launcher is not None:
+                self._launcher.close()
+                self._launcher = None

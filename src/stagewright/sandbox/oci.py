@@ -1,0 +1,152 @@
+"""The other runtime: steps run by an OCI runtime such as runc, crun or runsc."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import stat
+import tempfile
+from typing import Any
+
+from stagewright.errors import SandboxError
+from stagewright.sandbox import mounts, seccomp
+from stagewright.sandbox.launching import LauncherSlot
+from stagewright.sandbox.request import build_request
+from stagewright.sandbox.running import StepRun
+from stagewright.sandbox.spec import Cancellation, Outcome, OutputSink, Step
+
+_LOCKED = ["nosuid", "noexec", "nodev"]
+_NAMESPACES = ("pid", "mount", "ipc", "uts", "cgroup")
+_CGROUP_MOUNTS = "/sys/fs/cgroup"
+
+
+class OciRuntime:
+    """Runs steps by the OCI runtime at `path`, or of that name in PATH. Raises SandboxError where there is none."""
+
+    def __init__(self, path: str) -> None:
+        found = shutil.which(path)
+        if found is None:
+            raise SandboxError(f"there is no OCI runtime {path!r}")
+        self._path = os.path.abspath(found)
+        self._launcher = LauncherSlot(with_bundles=True)
+        # Only ever a place to mount upon, in the namespace of one step.
+        self._directory = tempfile.mkdtemp(prefix="stagewright-oci-")
+        self._numbers = itertools.count(1)
+
+    def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
+        """See `Runtime.run`."""
+        request = build_request(step)
+        name = f"stagewright-{os.getpid()}-{next(self._numbers)}"
+        request["oci"] = {
+            "runtime": self._path,
+            "directory": self._directory,
+            "id": name,
+            "config": bundle_config(step, request["limits"], name),
+        }
+        try:
+            return StepRun(step, request, on_output, cancel).run(self._launcher.get())
+        finally:
+            _remove_cgroups(name)
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        self._launcher.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def bundle_config(step: Step, limits: list[tuple[int, int, int]], name: str) -> dict[str, Any]:
+    """The config.json of a step, less what only its root file system tells: user, environment, root, own mounts."""
+    insecure = step.security == "insecure"
+    namespaces = [*_NAMESPACES, *(["network"] if step.network == "none" else [])]
+    rlimits = [
+        {"type": f"RLIMIT_{name.upper()}", "soft": _unsigned(soft), "hard": _unsigned(hard)}
+        for (name, _, _), (_, soft, hard) in zip(step.ulimits, limits, strict=True)
+    ]
+    linux: dict[str, Any] = {
+        "namespaces": [{"type": kind} for kind in namespaces],
+        "cgroupsPath": name,
+        "resources": {"devices": [{"allow": insecure, "access": "rwm"}]},
+    }
+    if insecure:
+        linux["devices"] = _host_devices()
+    else:
+        linux["seccomp"] = seccomp.oci_profile(os.uname().machine)
+        linux["maskedPaths"] = [
+            *(f"/proc/{path}" for path in mounts.MASKED_IN_PROC),
+            *(f"/sys/{path}" for path in mounts.MASKED_IN_SYS),
+        ]
+        linux["readonlyPaths"] = [f"/proc/{path}" for path in mounts.READONLY_IN_PROC]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": False,
+            "args": list(step.args),
+            "cwd": step.cwd,
+            "rlimits": rlimits,
+            "noNewPrivileges": False,
+        },
+        "hostname": step.hostname,
+        "mounts": _kernel_mounts(step.shm_size, insecure),
+        "linux": linux,
+    }
+
+
+def _kernel_mounts(shm_size: int, insecure: bool) -> list[dict[str, Any]]:
+    nodev = [] if insecure else ["nodev"]
+    sys_options = [*_LOCKED] if insecure else [*_LOCKED, "ro"]
+    found = [
+        _mount("/proc", "proc", _LOCKED),
+        _mount("/sys", "sysfs", sys_options),
+        _mount("/dev", "tmpfs", ["nosuid", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", *nodev, "mode=1777", f"size={shm_size}"]),
+        _mount("/dev/mqueue", "mqueue", _LOCKED),
+    ]
+    if mounts.is_cgroup2(_CGROUP_MOUNTS):
+        found.append(_mount(_CGROUP_MOUNTS, "cgroup", sys_options))
+    return found
+
+
+def _mount(destination: str, fstype: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": destination, "type": fstype, "source": fstype, "options": options}
+
+
+def _host_devices() -> list[dict[str, Any]]:
+    """An insecure step sees the host's device nodes."""
+    devices = []
+    for entry in os.scandir("/dev"):
+        status = entry.stat(follow_symlinks=False)
+        kind = "c" if stat.S_ISCHR(status.st_mode) else "b" if stat.S_ISBLK(status.st_mode) else ""
+        if kind:
+            device = status.st_rdev
+            devices.append(
+                {
+                    "path": entry.path,
+                    "type": kind,
+                    "major": os.major(device),
+                    "minor": os.minor(device),
+                    "fileMode": stat.S_IMODE(status.st_mode),
+                    "uid": status.st_uid,
+                    "gid": status.st_gid,
+                }
+            )
+    return devices
+
+
+def _unsigned(limit: int) -> int:
+    return limit if limit >= 0 else (1 << 64) - 1
+
+
+def _remove_cgroups(name: str) -> None:
+    """Remove the control groups of a runtime that was killed before it could do so itself."""
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        entries = [line.rstrip("\n").split(":", 2) for line in file]
+    for _, controllers, path in entries:
+        own = controllers.removeprefix("name=")
+        for hierarchy in (own, "unified") if own else ("", "unified"):
+            try:
+                os.rmdir(os.path.join(_CGROUP_MOUNTS, hierarchy, path.lstrip("/"), name))
+            except OSError:
+                # The usual case: the runtime has removed it.
+                continue
