@@ -89,7 +89,7 @@ class Builder:
             cancel=self._cancel,
             images=self.images,
             runtime=self._get_runtime,
-            open_context=lambda name: self._open_context(exclusion),
+            context=lambda name: self._open_context(exclusion),
             secret=lambda id: self._secret(id, secrets),
             ssh_socket=agents.socket,
             host_ca=self._host_ca(),

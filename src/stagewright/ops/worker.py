@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stagewright.cache.keys import KeyStore
-from stagewright.cache.mounts import CacheMounts
 from stagewright.errors import CanceledError
-from stagewright.sandbox.spec import Runtime
-from stagewright.snapshots.store import SnapshotStore
-from stagewright.sources.image import ImageSource
-from stagewright.sources.local import LocalContext
+
+if TYPE_CHECKING:
+    from stagewright.cache.keys import KeyStore
+    from stagewright.cache.mounts import CacheMounts
+    from stagewright.sandbox.spec import Runtime
+    from stagewright.snapshots.store import SnapshotStore
+    from stagewright.sources.image import ImageSource
+    from stagewright.sources.local import LocalContext
 
 
 @dataclass(slots=True)
 class Worker:
     """One per build. Callables stand for what is only made when it is first asked for.
 
-    `secret` answers a secret's bytes by its ID, `ssh_socket` the path of an agent's socket; None where the build was
-    not given one of that ID.
+    `context` answers a local context by its name. `secret` answers a secret's bytes by its ID, `ssh_socket` the path
+    of an agent's socket; None where the build was not given one of that ID.
     """
 
     snapshots: SnapshotStore
@@ -29,15 +32,10 @@ class Worker:
     cancel: threading.Event
     images: ImageSource
     runtime: Callable[[], Runtime]
-    open_context: Callable[[str], LocalContext]
+    context: Callable[[str], LocalContext]
     secret: Callable[[str], bytes | None]
     ssh_socket: Callable[[str], str | None]
     host_ca: str | None = None
-    secret_env: Mapping[str, str] = field(default_factory=dict)
-
-    def context(self, name: str) -> LocalContext:
-        """The local context of that name, opened once a build."""
-        return self.open_context(name)
 
     def check_canceled(self) -> None:
         if self.cancel.is_set():

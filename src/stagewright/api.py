@@ -1,0 +1,131 @@
+"""The library's face: `build()` and `Store`. The command line calls these, and nothing below them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagewright.options import BuildOptions, Output, SecretSource, SshSource, outputs_of
+from stagewright.progress.events import Sink, WarningEvent
+from stagewright.store import ImageInfo, PruneReport, Store, UsageRow
+
+__all__ = [
+    "BuildResult",
+    "ImageInfo",
+    "Output",
+    "PruneReport",
+    "SecretSource",
+    "SshSource",
+    "Store",
+    "UsageRow",
+    "build",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made.
+
+    `digest` is that of the image's manifest and `config_digest` its image ID; both None where no output was an image.
+    `names` are the names it got. `warnings` are all that were reported.
+    """
+
+    digest: str | None
+    config_digest: str | None
+    descriptor: Mapping[str, Any] | None
+    names: tuple[str, ...]
+    warnings: tuple[WarningEvent, ...]
+
+    def metadata(self) -> dict[str, Any]:
+        """What `docker buildx build --metadata-file` writes, as JSON-able data."""
+        data: dict[str, Any] = {}
+        if self.config_digest is not None:
+            data["containerimage.config.digest"] = self.config_digest
+        if self.descriptor is not None:
+            data["containerimage.descriptor"] = dict(self.descriptor)
+        if self.digest is not None:
+            data["containerimage.digest"] = self.digest
+        if self.names:
+            data["image.name"] = ",".join(self.names)
+        return data
+
+
+def build(
+    context: str | os.PathLike[str] = ".",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    dockerfile: bytes | None = None,
+    tags: Sequence[str] = (),
+    target: str | None = None,
+    build_args: Mapping[str, str] | None = None,
+    build_contexts: Mapping[str, str] | None = None,
+    secrets: Sequence[SecretSource] = (),
+    ssh: Sequence[SshSource] = (),
+    outputs: Sequence[Output] | None = None,
+    push: bool = False,
+    load: bool = False,
+    no_cache: bool = False,
+    no_cache_filter: Sequence[str] = (),
+    pull: bool = False,
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    network: str = "default",
+    add_hosts: Sequence[tuple[str, str]] = (),
+    shm_size: int | None = None,
+    ulimits: Sequence[tuple[str, int, int]] = (),
+    platform: str | None = None,
+    jobs: int | None = None,
+    offline: bool = False,
+    oci_runtime: str | None = None,
+    host_ca: str | bool | None = None,
+    root: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    on_event: Sink | None = None,
+    cancel: threading.Event | None = None,
+) -> BuildResult:
+    """Build an image.
+
+    Each argument means what the flag of that name means to `docker buildx build`: `context` is the folder of the build
+    context, `file` the Dockerfile's path (default `Dockerfile` in the context), `dockerfile` its text instead,
+    `build_args` name to value, `outputs` what to make (default: an image in the store, under `tags`), `shm_size` in
+    bytes, `ulimits` (name, soft, hard). `jobs` bounds the steps that run at once, `offline` forbids to ask registries,
+    `oci_runtime` is the path of an OCI runtime to run steps with, `host_ca` lets steps trust the host's CA bundle (True)
+    or that of a path. `root` is the state directory and `config` the configuration file.
+
+    `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
+    which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
+    """
+    from stagewright.builder import run_build
+
+    options = BuildOptions(
+        context=os.fspath(context),
+        file=None if file is None else os.fspath(file),
+        dockerfile=dockerfile,
+        tags=tuple(tags),
+        target=target,
+        build_args=dict(build_args or {}),
+        build_contexts=dict(build_contexts or {}),
+        secrets=tuple(secrets),
+        ssh=tuple(ssh),
+        outputs=outputs_of(outputs, push=push, load=load),
+        no_cache=no_cache,
+        no_cache_filter=tuple(no_cache_filter),
+        pull=pull,
+        labels=dict(labels or {}),
+        annotations=dict(annotations or {}),
+        network=network,
+        add_hosts=tuple(add_hosts),
+        shm_size=shm_size,
+        ulimits=tuple(ulimits),
+        platform=platform,
+        jobs=jobs,
+        offline=offline,
+        oci_runtime=oci_runtime,
+        host_ca=host_ca,
+        root=None if root is None else os.fspath(root),
+        config=None if config is None else os.fspath(config),
+    )
+    return run_build(options, on_event, cancel or threading.Event(), os.environ)
