@@ -36,7 +36,7 @@ NOT_EXECUTABLE = 126
 
 
 class CannotRunError(Exception):
-    """The program cannot be run, which is the step's own failure: an exit code and a line for standard error, or none."""
+    """The program cannot be run, the step's own failure: its exit code, and a line for standard error or ""."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
