@@ -89,13 +89,7 @@ class SnapshotStore:
         """A new draft on `parent`, locked for this process until it is committed or discarded."""
         lowers = self.lowers(parent)
         with self._disk():
-            while True:
-                path = os.path.join(self._drafts, secrets.token_hex(6))
-                os.mkdir(path, 0o700)
-                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                if _lock_fresh(lock, path):
-                    break
-                os.close(lock)
+            path, lock = self._locked_folder()
             self._locks[path] = lock
             draft = Draft(parent, path, os.path.join(path, "fs"), os.path.join(path, "work"))
             os.mkdir(draft.fs, 0o755)
@@ -257,6 +251,23 @@ class SnapshotStore:
             for name in os.listdir(self._trash):
                 remove_tree(os.path.join(self._trash, name))
 
+    def _locked_folder(self) -> tuple[str, int]:
+        """A new folder for a draft, and the descriptor that holds its lock."""
+        while True:
+            path = os.path.join(self._drafts, secrets.token_hex(6))
+            os.mkdir(path, 0o700)
+            try:
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # Until it is locked, a process that cleans may take it for a dead one.
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock), os.stat(path)):
+                    return path, lock
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            os.close(lock)
+
     def _clean_draft(self, path: str) -> None:
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -311,15 +322,6 @@ _COLUMNS = "id, parent, dir, size, chain_id, created, last_used"
 
 def _missing(snapshot: int) -> NotFoundError:
     return NotFoundError(f"snapshot {snapshot} does not exist")
-
-
-def _lock_fresh(lock: int, path: str) -> bool:
-    """Lock a new draft; False where a cleaning process came first."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 @contextmanager

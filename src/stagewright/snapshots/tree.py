@@ -29,28 +29,102 @@ def tree_size(folder: str) -> int:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder and all in it, whatever the modes; one that is gone, also midway, is fine."""
-    import shutil
+    """Remove a file or a folder and all in it, whatever the modes and the depth; one that is gone is fine."""
+    parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        name = os.fsencode(os.path.basename(path))
+        remove_entry(parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False))
+    except FileNotFoundError:
+        return
+    finally:
+        os.close(parent)
 
-    def on_error(_call: object, _path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
-        if not isinstance(failure[1], FileNotFoundError):
-            raise failure[1]
 
-    shutil.rmtree(path, onerror=on_error)
+def remove_entry(parent: int, name: bytes, info: os.stat_result) -> None:
+    """Remove what lies at `name` in an open directory; `info` is its lstat. No link is followed."""
+    if not stat.S_ISDIR(info.st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    # One open directory at a time, whatever the depth: neither descriptors, nor the stack, nor PATH_MAX run out.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = [name]
+    here = os.open(name, flags, dir_fd=parent)
+    try:
+        while True:
+            below = _empty_directory(here)
+            if below is not None:
+                above, here = here, os.open(below, flags, dir_fd=here)
+                path.append(below)
+            elif len(path) == 1:
+                break
+            else:
+                above, here = here, os.open("..", flags, dir_fd=here)
+                os.rmdir(path.pop(), dir_fd=here)
+            os.close(above)
+    finally:
+        os.close(here)
+    os.rmdir(name, dir_fd=parent)
 
 
-def copy_metadata(source: str, target: str) -> None:
-    """Give a directory the owner, mode, times and extended attributes of another, but for overlayfs's own."""
+def _empty_directory(fd: int) -> bytes | None:
+    """Remove the files and empty folders of a directory, up to the first folder that is not empty; answer its name."""
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.name, dir_fd=fd)
+                continue
+            try:
+                os.rmdir(entry.name, dir_fd=fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return os.fsencode(entry.name)
+    return None
+
+
+def copy_entry(source: bytes, target: bytes) -> None:
+    """Make `target`, which does not exist, what `source` is: a file with its content, a link, an empty directory.
+
+    Owner, mode, times and extended attributes are copied, too; neither path's last component is followed.
+    """
     info = os.stat(source, follow_symlinks=False)
-    os.chown(target, info.st_uid, info.st_gid)
-    os.chmod(target, stat.S_IMODE(info.st_mode))
+    if stat.S_ISDIR(info.st_mode):
+        os.mkdir(target, 0o700)
+    elif stat.S_ISLNK(info.st_mode):
+        os.symlink(os.readlink(source), target)
+    elif stat.S_ISREG(info.st_mode):
+        _copy_content(source, target)
+    else:
+        os.mknod(target, stat.S_IFMT(info.st_mode) | 0o600, info.st_rdev)
+    copy_metadata(source, target)
+
+
+def copy_metadata(source: str | bytes, target: str | bytes) -> None:
+    """Give a file the owner, mode, times and extended attributes of another, but for overlayfs's own."""
+    info = os.stat(source, follow_symlinks=False)
+    os.chown(target, info.st_uid, info.st_gid, follow_symlinks=False)
     for name in os.listxattr(source, follow_symlinks=False):
         if not overlay.is_overlay_xattr(name):
             _copy_xattr(source, target, name)
-    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+    if not stat.S_ISLNK(info.st_mode):
+        os.chmod(target, stat.S_IMODE(info.st_mode))
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
 
 
-def _copy_xattr(source: str, target: str, name: str) -> None:
+def _copy_content(source: bytes, target: bytes) -> None:
+    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            while os.copy_file_range(reader, writer, 1 << 30):
+                pass
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _copy_xattr(source: str | bytes, target: str | bytes, name: str) -> None:
     try:
         os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False), follow_symlinks=False)
     except OSError as error:
