@@ -1,0 +1,1 @@
+"""OCI and Docker image formats as data: config, manifest, index, descriptor, platform, media types."""

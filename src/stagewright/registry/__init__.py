@@ -1,0 +1,1 @@
+"""The OCI distribution protocol: names, credentials, mirrors, pull, push."""

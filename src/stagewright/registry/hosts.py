@@ -64,7 +64,8 @@ def is_loopback(hostname: str) -> bool:
 
 
 def _mirror(config: Config, text: str, domain: str) -> Host:
-    bare = text.partition("://")[2] or text
+    _, separator, rest = text.partition("://")
+    bare = rest if separator else text
     name, _, prefix = bare.strip("/").partition("/")
     if not name or any(char.isspace() or char in "@?#" for char in bare):
         raise UsageError(f'invalid mirror "{text}" of {domain}', hint="a mirror is written HOST[:PORT][/PREFIX]")

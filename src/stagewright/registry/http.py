@@ -78,10 +78,15 @@ class Response:
             return b""
         try:
             data = self._raw.read(size)
+        except http.client.IncompleteRead as error:
+            # What came of a chunked body before it broke off is as good as the rest; the next read tells the end.
+            if error.partial:
+                return error.partial
+            self._client.raise_broken(error, self.origin)
         except _BROKEN as error:
             self._client.raise_broken(error, self.origin)
-        if not data and self._raw.length:
-            raise UnreachableError(f"{self.origin.netloc}: the connection broke", connected=True)
+        if not data and size and self._raw.length:
+            self._client.raise_broken(http.client.IncompleteRead(b""), self.origin)
         return data
 
     def read_all(self, limit: int) -> bytes:
