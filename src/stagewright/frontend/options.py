@@ -24,11 +24,15 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """An image that is needed: its name as it is written, for which platform, and where it is asked for."""
+    """An image that is needed: its name as it is written, for which platform, and where it is asked for.
+
+    `hint` is what to tell the user should there be no such image.
+    """
 
     name: str
     platform: Platform
     location: SourceRange | None
+    hint: str | None = None
 
 
 Resolver = Callable[[Sequence[ImageRequest]], list[BaseImage]]

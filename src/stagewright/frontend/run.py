@@ -1,0 +1,211 @@
+"""RUN: the command line of a step, its mounts, and the vertex that they make."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import replace
+
+from stagewright.dockerfile import ast
+from stagewright.dockerfile.heredoc import parse_heredoc
+from stagewright.dockerfile.mounts import MountType, RunMount, Sharing, parse_mount
+from stagewright.dockerfile.shell import Lexer
+from stagewright.errors import DockerfileError
+from stagewright.frontend.options import Options
+from stagewright.frontend.state import StageState
+from stagewright.graph.ops import CopyAction, ExecOp, FileOp, MkfileAction, Mount, SourceOp
+from stagewright.graph.vertex import Metadata, Vertex
+
+Source = Callable[[str], Vertex | None]
+"""Answers the files of a stage or image by the name that an instruction uses; None for none (scratch)."""
+
+_SCRIPTS = "/dev/pipes/"
+_CONTEXT_NAME = "[internal] load build context"
+
+
+def apply_run(
+    state: StageState, run: ast.Run, lexer: Lexer, options: Options, source: Source, name_of: Callable[[str], str]
+) -> None:
+    """Add a RUN to the stage. `name_of` makes the display name from the instruction's text."""
+    if run.devices:
+        raise DockerfileError("RUN --device is not supported")
+    if run.security == "insecure":
+        raise DockerfileError("RUN --security=insecure is not allowed", hint="the entitlement is not supported yet")
+    step = _Step(state, options, source)
+    args = step.command_line(run)
+    secret_names = step.add_mounts(run, lexer)
+    shown = Lexer(escape=lexer.escape, raw_quotes=True, skip_unset=True)
+    text = run.original
+    if run.heredocs and len(run.heredocs) == 1 and parse_heredoc(run.command[0]) is not None:
+        text += f" ({_summary(run.heredocs[0].content)})"
+    try:
+        text = shown.process_word(text, {**state.env, **dict.fromkeys(secret_names, "****")})
+    except DockerfileError:
+        # The shell has a wider language than the lexer; then the text is shown as it is written.
+        pass
+    state.vertex = step.vertex(args, run, name_of(text))
+    state.commit(f"RUN {_history(args, state)} # buildkit", layer=True)
+
+
+class _Step:
+    """Gathers a step's inputs and mounts."""
+
+    def __init__(self, state: StageState, options: Options, source: Source) -> None:
+        self._state = state
+        self._options = options
+        self._source = source
+        self._inputs: list[Vertex] = []
+        self._mounts: list[Mount] = []
+        self._ssh_mounts = 0
+        self._mounts.append(Mount("bind", "/", self._input(state.vertex)))
+
+    def _input(self, vertex: Vertex | None) -> int | None:
+        if vertex is None:
+            return None
+        # The root is an input of its own: a mount of the same stage does not stand for it.
+        for index, known in enumerate(self._inputs[1:], start=1):
+            if known.digest == vertex.digest:
+                return index
+        self._inputs.append(vertex)
+        return len(self._inputs) - 1
+
+    def command_line(self, run: ast.Run) -> tuple[str, ...]:
+        if not run.heredocs:
+            return self._state.shell_form(" ".join(run.command)) if run.shell_form else run.command
+        if len(run.command) != 1 or not run.shell_form:
+            raise DockerfileError("here-documents go with the shell form of RUN only")
+        if parse_heredoc(run.command[0]) is None:
+            # The shell handles them itself.
+            bodies = "".join(f"\n{document.content}{document.name}" for document in run.heredocs)
+            return self._state.shell_form(run.command[0] + bodies)
+        document = run.heredocs[0]
+        text = document.text()
+        if not text.startswith("#!"):
+            return self._state.shell_form(text)
+        script = MkfileAction(f"/{document.name}", text.encode(errors="surrogateescape"), mode=0o755)
+        meta = Metadata("[internal] preparing inline document")
+        vertex = Vertex(FileOp((script,), base=None), platform=str(self._state.platform), meta=meta)
+        self._mounts.append(Mount("bind", _SCRIPTS, self._input(vertex), "/", readonly=True))
+        return (posixpath.join(_SCRIPTS, document.name),)
+
+    def add_mounts(self, run: ast.Run, lexer: Lexer) -> list[str]:
+        """Add the `--mount`s; answers the variables that hold secrets."""
+        secret_names = []
+        for spec in run.mounts:
+            mount = parse_mount(spec.text, lambda word: lexer.process_word(word, self._state.env))
+            if mount.type is MountType.SECRET:
+                self._mounts.append(_secret(mount))
+                if mount.env is not None:
+                    secret_names.append(mount.env)
+            elif mount.type is MountType.SSH:
+                self._mounts.append(self._ssh(mount))
+            else:
+                self._mounts.append(self._folder(mount, run))
+        return secret_names
+
+    def _folder(self, mount: RunMount, run: ast.Run) -> Mount:
+        target = posixpath.normpath(posixpath.join("/", self._state.cwd, mount.target))
+        if target == "/":
+            raise DockerfileError(f'invalid mount target "{mount.target or target}"')
+        selector = posixpath.normpath("/" + mount.source)
+        if mount.type is MountType.TMPFS:
+            return Mount("tmpfs", target, size=mount.size_bytes or None)
+        if mount.type is MountType.CACHE:
+            origin = self._source(mount.from_name) if mount.from_name else None
+            cache = Mount(
+                "cache",
+                target,
+                self._input(origin),
+                selector,
+                readonly=mount.read_only,
+                id=mount.id or mount.target,
+                sharing=(mount.sharing or Sharing.SHARED).value,
+            )
+            if selector == "/":
+                cache = replace(cache, mode=mount.mode, uid=mount.uid or 0, gid=mount.gid or 0)
+            return cache
+        origin = self._source(mount.from_name) if mount.from_name else self._context(selector, run)
+        return Mount("bind", target, self._input(origin), selector, readonly=mount.read_only)
+
+    def _context(self, selector: str, run: ast.Run) -> Vertex:
+        """The selected part of the build context as a snapshot, under its own path."""
+        local = Vertex(SourceOp(f"local://{self._options.context_name}"), meta=Metadata(_CONTEXT_NAME))
+        copy = FileOp((CopyAction(0, selector, selector, wildcard=False),), base=None)
+        return Vertex(copy, (local,), meta=Metadata(_CONTEXT_NAME, location=run.location))
+
+    def _ssh(self, mount: RunMount) -> Mount:
+        target = mount.target or f"/run/buildkit/ssh_agent.{self._ssh_mounts}"
+        self._ssh_mounts += 1
+        return Mount(
+            "ssh",
+            target,
+            id=mount.source or mount.id or "default",
+            required=mount.required,
+            mode=mount.mode,
+            uid=mount.uid or 0,
+            gid=mount.gid or 0,
+        )
+
+    def vertex(self, args: tuple[str, ...], run: ast.Run, name: str) -> Vertex:
+        state, options = self._state, self._options
+        op = ExecOp(
+            args=args,
+            env=tuple(f"{key}={value}" for key, value in state.env.items()),
+            cwd=state.cwd,
+            mounts=tuple(self._mounts),
+            user=state.config.user,
+            extra_hosts=options.extra_hosts,
+            ulimits=options.ulimits,
+            shm_size=options.shm_size,
+            network=run.network if run.network != "default" else options.network,  # type: ignore[arg-type]
+            proxy_env=proxy_env(options),
+        )
+        meta = Metadata(
+            name,
+            location=run.location,
+            stage=state.name or None,
+            ignore_cache=state.ignore_cache,
+            command=run.original,
+        )
+        return Vertex(op, tuple(self._inputs), platform=str(state.platform), meta=meta)
+
+
+def _secret(mount: RunMount) -> Mount:
+    id = mount.source or mount.id or posixpath.basename(mount.target)
+    if not id:
+        raise DockerfileError("one of source, target required")
+    target = mount.target
+    if mount.env is None and not target:
+        target = f"/run/secrets/{posixpath.basename(id)}"
+    return Mount(
+        "secret",
+        target,
+        id=id,
+        required=mount.required,
+        env=mount.env,
+        mode=mount.mode,
+        uid=mount.uid or 0,
+        gid=mount.gid or 0,
+    )
+
+
+def proxy_env(options: Options) -> tuple[str, ...]:
+    """The proxy variables that a step gets from build arguments without having declared them."""
+    env = []
+    for name in sorted(options.build_args):
+        if name.lower() in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"):
+            value = options.build_args[name]
+            env += [f"{name.upper()}={value}", f"{name.lower()}={value}"]
+    return tuple(env)
+
+
+def _history(args: tuple[str, ...], state: StageState) -> str:
+    """The command line with the build arguments in front, as `|2 A=1 B=2 /bin/sh -c ...`."""
+    shown = {name: state.env.get(name, value or "") for name, value in state.build_args}
+    prefix = [f"|{len(shown)}", *(f"{name}={value}" for name, value in shown.items())] if shown else []
+    return " ".join([*prefix, *args])
+
+
+def _summary(text: str) -> str:
+    lines = text.strip().replace("\r\n", "\n").split("\n")
+    return lines[0] + ("..." if len(lines) > 1 else "")
