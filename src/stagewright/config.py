@@ -96,6 +96,12 @@ def load(path: str | None, env: Mapping[str, str]) -> Config:
     return Config()
 
 
+def path_in_force(path: str | None, env: Mapping[str, str]) -> str | None:
+    """The file that `load` reads for the same arguments; None where there is none."""
+    named = path or env.get("STAGEWRIGHT_CONFIG")
+    return named or next((candidate for candidate in _default_paths(env) if os.path.isfile(candidate)), None)
+
+
 def parse_duration(text: str) -> float:
     """Seconds from a duration as Go writes it (`1h30m`, `1.5s`, `300ms`, `0`). Raises UsageError for anything else."""
     sign = -1 if text.startswith("-") else 1
