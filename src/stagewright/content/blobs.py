@@ -104,9 +104,13 @@ class BlobStore:
         algorithm, encoded = split_digest(digest)
         return self._blobs / algorithm / encoded
 
-    def has(self, digest: str) -> bool:
-        """Whether the blob is here, whole."""
-        return self.path(digest).is_file()
+    def has(self, digest: str, size: int | None = None) -> bool:
+        """Whether the blob is here, and has `size` bytes where that is known (power may have failed on a new one)."""
+        try:
+            found = self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return False
+        return size is None or found == size
 
     def size(self, digest: str) -> int:
         """The blob's size in bytes. Raises NotFoundError."""

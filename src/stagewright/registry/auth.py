@@ -130,7 +130,7 @@ class Authorizer:
         parts = urlsplit(realm)
         if credential is not None and scheme == "https" and parts.scheme == "http" and not is_loopback(_name(realm)):
             raise RegistryError(f"{host.name} wants its credentials sent to {parts.netloc} without encryption")
-        wanted = sorted(scopes | set(challenge.parameters.get("scope", "").split()))
+        wanted = _merge_scopes(scopes, challenge.parameters.get("scope", ""))
         query = [("service", challenge.parameters["service"])] if "service" in challenge.parameters else []
         headers: dict[str, str] = {}
         if credential is not None and credential.identity_token:
@@ -167,6 +167,17 @@ def _read_token(response: Response, host: Host) -> tuple[str, float]:
     lifetime = answer.get("expires_in")
     is_number = isinstance(lifetime, int | float) and not isinstance(lifetime, bool) and lifetime > 0
     return token, float(min(lifetime, 86400)) if is_number else _DEFAULT_LIFETIME_S
+
+
+def _merge_scopes(scopes: frozenset[str], more: str) -> list[str]:
+    """All scopes, sorted, but for those of `more` (separated by spaces) whose actions others include."""
+    actions = {resource: set(names.split(",")) for resource, _, names in (scope.rpartition(":") for scope in scopes)}
+    merged = set(scopes)
+    for scope in more.split():
+        resource, _, names = scope.rpartition(":")
+        if not set(names.split(",")) <= actions.get(resource, set()):
+            merged.add(scope)
+    return sorted(merged)
 
 
 def _basic(credential: Credential) -> str:

@@ -89,7 +89,7 @@ class RegistryClient:
         cancel: threading.Event | None = None,
     ) -> None:
         """Bring a blob of `ref`'s repository into `store`, unless it is there. Verified, resumed and retried."""
-        if store.has(descriptor.digest):
+        if store.has(descriptor.digest, descriptor.size):
             return
         hosts = pull_hosts(self._config, ref.domain)
         download.fetch_blob(self._session, hosts, ref.path, descriptor, store, progress, cancel)

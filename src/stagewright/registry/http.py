@@ -163,7 +163,7 @@ class HttpClient:
             if response.status not in _REDIRECTS or location is None:
                 return response
             response.close()
-            url = urljoin(url, location)
+            url = join_url(url, location)
             if method not in ("GET", "HEAD") and response.status not in (307, 308):
                 method, body = "GET", None
         raise RegistryError(f"{first.netloc} redirects more than {_MAX_REDIRECTS} times")
@@ -225,7 +225,7 @@ class HttpClient:
             except _BROKEN as error:
                 self.release(link, reusable=False)
                 # A server may close an idle connection just as it is used again: that request it never saw.
-                if was_used and not isinstance(error, TimeoutError) and not self._aborted:
+                if was_used and not isinstance(body, Body) and not isinstance(error, TimeoutError):
                     continue
                 self.raise_broken(error, origin)
             except BaseException:
@@ -318,6 +318,14 @@ class HttpClient:
                 f"{origin.netloc}: the proxy {proxy.host}:{proxy.port} did not connect: {error}", connected=False
             ) from error
         self.raise_broken(error, origin, connected=False)
+
+
+def join_url(base: str, location: str) -> str:
+    """The absolute URL that `location` means where `base` was asked. Raises RegistryError where it is no URL."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        raise RegistryError("a registry named a URL that is not one") from None
 
 
 def split_url(url: str) -> tuple[Origin, str]:

@@ -6,13 +6,13 @@ import io
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, urlencode
 
 from stagewright.errors import NotFoundError, RegistryError
 from stagewright.image.descriptor import Descriptor
 from stagewright.registry.errors import StatusError, UnauthorizedError
 from stagewright.registry.hosts import Host
-from stagewright.registry.http import Body, Response
+from stagewright.registry.http import Body, Response, join_url
 from stagewright.registry.session import Session, check_cancel, check_status, retrying
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class BlobUpload:
         self._open_blob = open_blob
         self._progress = progress
         self._cancel = cancel
+        self._begun: tuple[str, int] | None = None
         self._what = f"blob {descriptor.digest}"
 
     def run(self, mount_from: Sequence[str]) -> str:
@@ -111,25 +112,18 @@ class BlobUpload:
             with self._session.request(
                 self._host, "POST", f"/v2/{self._repository}/blobs/uploads/?{query}", scopes
             ) as response:
-                if response.status == 201:
-                    return True
                 if response.status == 202:
-                    self._abandon(response)
+                    # The registry would rather have the bytes, and has begun an upload for them.
+                    self._begun = self._read_upload(response)
+                return response.status == 201
         except UnauthorizedError:
             # The other repository may be closed to us, which says nothing about this one.
             return False
-        return False
-
-    def _abandon(self, response: Response) -> None:
-        """Tell the registry that the upload it began in place of a mount will not be used."""
-        with self._session.request_url(self._host, "DELETE", self._location(response), self._scopes):
-            return
 
     def _upload(self) -> None:
         body = Body(self._open, self._descriptor.size)
         headers = {"Content-Type": "application/octet-stream"}
-        with self._begin() as begun:
-            url = self._finish_url(self._location(begun))
+        url = self._finish_url(self._begin()[0])
         with self._session.request_url(self._host, "PUT", url, self._scopes, headers=headers, body=body) as response:
             if response.status not in _WANTS_CHUNKS:
                 check_status(response, (201, 204), self._what)
@@ -143,10 +137,7 @@ class BlobUpload:
 
     def _upload_chunks(self) -> None:
         headers = {"Content-Type": "application/octet-stream"}
-        with self._begin() as begun:
-            location = self._location(begun)
-            wanted = begun.headers.get("OCI-Chunk-Min-Length") or ""
-        smallest = int(wanted[:20]) if wanted.isascii() and wanted.isdigit() else 0
+        location, smallest = self._begin()
         size, start = min(max(_CHUNK, smallest), _MAX_CHUNK), 0
         with self._open() as file:
             while chunk := file.read(size):
@@ -160,20 +151,25 @@ class BlobUpload:
         with self._session.request_url(self._host, "PUT", self._finish_url(location), self._scopes) as response:
             check_status(response, (201, 204), self._what)
 
-    def _begin(self) -> Response:
-        response = self._session.request(self._host, "POST", f"/v2/{self._repository}/blobs/uploads/", self._scopes)
-        try:
+    def _begin(self) -> tuple[str, int]:
+        """A new upload: its URL, and the size in bytes of the smallest chunk that it takes."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            return begun
+        path = f"/v2/{self._repository}/blobs/uploads/"
+        with self._session.request(self._host, "POST", path, self._scopes) as response:
             check_status(response, (202,), self._repository)
-        except BaseException:
-            response.close()
-            raise
-        return response
+            return self._read_upload(response)
+
+    def _read_upload(self, response: Response) -> tuple[str, int]:
+        smallest = response.headers.get("OCI-Chunk-Min-Length") or ""
+        return self._location(response), int(smallest[:20]) if smallest.isascii() and smallest.isdigit() else 0
 
     def _location(self, response: Response) -> str:
         location = response.headers.get("Location")
         if not location:
             raise RegistryError(f"{self._what}: {self._host.name} did not say where to upload it to")
-        return urljoin(response.url, location)
+        return join_url(response.url, location)
 
     def _finish_url(self, location: str) -> str:
         return f"{location}{'&' if '?' in location else '?'}digest={quote(self._descriptor.digest, safe='')}"

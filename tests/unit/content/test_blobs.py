@@ -28,7 +28,8 @@ def test_what_is_written_can_be_read(store: BlobStore, tmp_path: Path) -> None:
     digest = store.write(b"hello")
     assert digest == sha256_digest(b"hello")
     assert store.path(digest) == tmp_path / "blobs" / "sha256" / digest[7:]
-    assert store.has(digest) and store.size(digest) == 5 and store.read(digest) == b"hello"
+    assert store.has(digest) and store.has(digest, 5) and not store.has(digest, 6)
+    assert store.size(digest) == 5 and store.read(digest) == b"hello"
     with store.open(digest) as file:
         assert file.read() == b"hello"
     assert list(store.digests()) == [(digest, 5)]

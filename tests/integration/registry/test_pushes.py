@@ -1,0 +1,197 @@
+"""Uploads to registries that are picky, broken, or lie."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from typing import BinaryIO
+
+import pytest
+from registry_servers import Handler, ScriptedServer, client_for, digest_of, make_image
+
+from stagewright.errors import CanceledError, IntegrityError, RegistryError
+from stagewright.image import mediatypes
+from stagewright.image.descriptor import Descriptor
+from stagewright.registry.client import RegistryClient
+from stagewright.registry.errors import UnauthorizedError, UnreachableError
+from stagewright.registry.reference import Reference
+
+DATA = os.urandom(600_000)
+BLOB = Descriptor(mediatypes.OCI_LAYER, digest_of(DATA), len(DATA))
+UPLOADS = "/v2/app/blobs/uploads/"
+
+
+class Receiver:
+    """A registry that takes uploads, and what it got."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self.server = server
+        self.blobs: list[bytes] = []
+        self.parts = b""
+        server.on(f"POST {UPLOADS}", lambda handler: handler.reply(202, Location="/up/1?state=a"))
+        server.on("PUT /up/.*", self._put)
+        server.on("PATCH /up/.*", self._patch)
+
+    def _put(self, handler: Handler) -> None:
+        self.blobs.append(self.parts + self.server.requests[-1].body)
+        handler.reply(201)
+
+    def _patch(self, handler: Handler) -> None:
+        body = self.server.requests[-1].body
+        assert handler.headers["Content-Range"] == f"{len(self.parts)}-{len(self.parts) + len(body) - 1}"
+        self.parts += body
+        handler.reply(202, Location="/up/2?state=b")
+
+
+@pytest.fixture
+def receiver(server: ScriptedServer) -> Receiver:
+    return Receiver(server)
+
+
+def push(server: ScriptedServer, client: RegistryClient | None = None, **options: object) -> str:
+    name = Reference.parse(f"{server.address}/app:1")
+
+    def open_blob() -> BinaryIO:
+        return io.BytesIO(DATA)
+
+    return (client or client_for(server.address)).push_blob(name, BLOB, open_blob, **options)  # type: ignore[arg-type]
+
+
+def test_a_blob_that_is_there_is_not_sent(server: ScriptedServer) -> None:
+    server.on(f"HEAD /v2/app/blobs/{BLOB.digest}", lambda handler: handler.reply(200, DATA))
+    assert push(server) == "exists"
+    assert len(server.requests) == 1
+
+
+def test_a_blob_goes_in_one_piece(server: ScriptedServer, receiver: Receiver) -> None:
+    seen: list[tuple[int, int]] = []
+    assert push(server, progress=lambda current, total: seen.append((current, total))) == "uploaded"
+    assert receiver.blobs == [DATA]
+    assert server.asked("PUT") == [f"/up/1?state=a&digest={BLOB.digest.replace(':', '%3A')}"]
+    assert seen[-1] == (len(DATA), len(DATA))
+
+
+def test_a_mount_saves_the_upload(server: ScriptedServer, receiver: Receiver) -> None:
+    server.on(
+        f"POST {UPLOADS}", lambda handler: handler.reply(201 if "from=base" in handler.path else 202, Location="/up/1")
+    )
+    assert push(server, mount_from=["app", "other", "base"]) == "mounted"
+    assert [path.partition("from=")[2] for path in server.asked("POST")] == ["other", "base"]
+    assert receiver.blobs == []
+
+
+def test_a_mount_that_is_denied_is_an_upload(server: ScriptedServer, receiver: Receiver) -> None:
+    def script(handler: Handler) -> None:
+        if "from=" in handler.path:
+            handler.reply(401, WWW_Authenticate='Basic realm="x"')
+        else:
+            handler.reply(202, Location="/up/1")
+
+    server.on(f"POST {UPLOADS}", script)
+    assert push(server, mount_from=["closed"]) == "uploaded"
+    assert receiver.blobs == [DATA]
+
+
+def test_the_upload_that_takes_the_place_of_a_mount_is_used(server: ScriptedServer, receiver: Receiver) -> None:
+    assert push(server, mount_from=["other"]) == "uploaded"
+    assert receiver.blobs == [DATA]
+    assert len(server.asked("POST")) == 1
+
+
+@pytest.mark.parametrize("status", [413, 405, 416])
+def test_a_registry_that_wants_pieces_gets_them(
+    server: ScriptedServer, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagewright.registry.upload._CHUNK", 250_000)
+
+    def put(handler: Handler) -> None:
+        if server.requests[-1].body:
+            handler.reply(status)
+        else:
+            receiver._put(handler)
+
+    server.on("PUT /up/.*", put)
+    assert push(server) == "uploaded"
+    assert receiver.blobs == [DATA]
+    assert len(server.asked("PATCH")) == 3
+
+
+def test_the_registrys_smallest_piece_is_obeyed(
+    server: ScriptedServer, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagewright.registry.upload._CHUNK", 1000)
+    server.on(f"POST {UPLOADS}", lambda handler: handler.reply(202, Location="/up/1", OCI_Chunk_Min_Length="400000"))
+    server.on("PUT /up/.*", lambda handler: handler.reply(413) if server.requests[-1].body else receiver._put(handler))
+    push(server)
+    assert [len(request.body) for request in server.requests if request.method == "PATCH"] == [400_000, 200_000]
+
+
+def test_a_broken_upload_starts_again(server: ScriptedServer, receiver: Receiver) -> None:
+    count = 0
+
+    def put(handler: Handler) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            handler.cut()
+        elif count == 2:
+            handler.reply(503)
+        else:
+            receiver._put(handler)
+
+    server.on("PUT /up/.*", put)
+    assert push(server) == "uploaded"
+    assert receiver.blobs == [DATA] and count == 3
+    assert len(server.asked("POST")) == 3
+
+
+def test_an_upload_that_never_works_is_given_up(server: ScriptedServer, receiver: Receiver) -> None:
+    server.on("PUT /up/.*", lambda handler: handler.cut())
+    with pytest.raises(UnreachableError):
+        push(server)
+    assert len(server.asked("PUT")) == 5
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, UnauthorizedError), (400, RegistryError), (418, RegistryError)])
+def test_a_refusal_is_told(server: ScriptedServer, receiver: Receiver, status: int, error: type[Exception]) -> None:
+    server.on("PUT /up/.*", lambda handler: handler.reply(status, b'{"errors":[{"message":"quota"}]}'))
+    with pytest.raises(error, match="quota"):
+        push(server)
+
+
+def test_an_upload_without_a_place_is_refused(server: ScriptedServer) -> None:
+    server.on(f"POST {UPLOADS}", lambda handler: handler.reply(202))
+    with pytest.raises(RegistryError, match="did not say where"):
+        push(server)
+
+
+def test_an_upload_ends_with_the_build(server: ScriptedServer, receiver: Receiver) -> None:
+    cancel = threading.Event()
+    with pytest.raises(CanceledError):
+        push(server, cancel=cancel, progress=lambda current, total: cancel.set())
+    assert receiver.blobs == []
+
+
+def test_a_manifest_goes_under_its_tag_or_its_digest(server: ScriptedServer) -> None:
+    image = make_image(b"x")
+    server.on("PUT /v2/app/manifests/.*", lambda handler: handler.reply(201))
+    client = client_for(server.address)
+    name = Reference.parse(f"{server.address}/app:1")
+    assert client.push_manifest(name, image.data, image.manifest.media_type) == image.descriptor.digest
+    untagged = Reference(name.domain, name.path, digest=image.descriptor.digest)
+    client.push_manifest(untagged, image.data, image.manifest.media_type)
+    assert server.asked("PUT") == ["/v2/app/manifests/1", f"/v2/app/manifests/{image.descriptor.digest}"]
+    assert server.requests[0].headers["Content-Type"] == mediatypes.OCI_MANIFEST
+    assert server.requests[0].body == image.data
+
+
+def test_a_registry_that_took_another_manifest_is_found_out(server: ScriptedServer) -> None:
+    image = make_image(b"x")
+    server.on("PUT .*", lambda handler: handler.reply(201, Docker_Content_Digest=BLOB.digest))
+    client = client_for(server.address)
+    name = Reference.parse(f"{server.address}/app:1")
+    with pytest.raises(IntegrityError, match="the registry took"):
+        client.push_manifest(name, image.data, image.manifest.media_type)
+    with pytest.raises(IntegrityError):
+        client.push_manifest(name.with_digest(BLOB.digest), image.data, image.manifest.media_type)
