@@ -45,6 +45,20 @@ def decompressed(stream: Readable) -> Readable:
     return source
 
 
+class Counted:
+    """A stream whose `count` tells how many bytes were read from it."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes."""
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+
 def _at_least(stream: Readable, size: int) -> bytes:
     data = stream.read(_READ)
     while len(data) < size and (more := stream.read(_READ)):

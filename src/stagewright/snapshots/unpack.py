@@ -19,7 +19,7 @@ from stagewright.errors import IntegrityError
 from stagewright.snapshots import overlay, syscalls
 from stagewright.snapshots.chain import Chain
 from stagewright.snapshots.store import Draft
-from stagewright.snapshots.streams import ReadAhead, decompressed
+from stagewright.snapshots.streams import Counted, ReadAhead, decompressed
 from stagewright.snapshots.tarreader import Readable, TarEntry, TarReader, shown
 from stagewright.snapshots.tree import copy_entry
 from stagewright.snapshots.treewriter import TreeWriter, bounded_time, clean_name, refusals
@@ -39,21 +39,23 @@ def apply(
     """Unpack a layer (a tar, plain or compressed) into a draft and answer its diff ID.
 
     `stream` is read from its position to its end, so it may be a download that is still running. `lowers` are the
-    folders below the draft, topmost first. `progress` is told the bytes of files written so far. Raises IntegrityError
+    folders below the draft, topmost first. `progress` is told the bytes of the
+    stream read so far. Raises IntegrityError
     where the archive is broken, hostile, or not the one that `expected_diff_id` names; the draft is then of no use.
     """
     root = os.open(draft.fs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with Chain(lowers) as chain, _LayerWriter(root, chain) as writer, ReadAhead(decompressed(stream)) as source:
+        counted = Counted(stream)
+        with Chain(lowers) as chain, _LayerWriter(root, chain) as writer, ReadAhead(decompressed(counted)) as source:
             reader = TarReader(source)
-            written = 0
             for entry in reader:
                 writer.add(entry, reader.body())
-                written += entry.size
                 if progress is not None and entry.size:
-                    progress(written)
+                    progress(counted.count)
             writer.finish()
             source.drain()
+            if progress is not None:
+                progress(counted.count)
             diff_id = source.digest()
     finally:
         os.close(root)

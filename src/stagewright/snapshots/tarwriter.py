@@ -1,0 +1,162 @@
+"""A folder becomes a tar stream: a layer's changes with their whiteouts, or a whole root file system."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from stagewright.errors import StoreError
+from stagewright.snapshots import overlay, tarreader
+from stagewright.snapshots.tarheader import END, header, marker
+from stagewright.snapshots.tarreader import BLOCK
+
+_TYPES = {
+    stat.S_IFREG: tarreader.REGULAR,
+    stat.S_IFDIR: tarreader.DIRECTORY,
+    stat.S_IFLNK: tarreader.SYMLINK,
+    stat.S_IFCHR: tarreader.CHARACTER_DEVICE,
+    stat.S_IFBLK: tarreader.BLOCK_DEVICE,
+    stat.S_IFIFO: tarreader.FIFO,
+}
+
+
+class TarSink(Protocol):
+    """What takes a tar stream: whole pieces, or bytes that are read right into its own buffer."""
+
+    def write(self, data: bytes, /) -> None:
+        """Append bytes."""
+        ...
+
+    def space(self) -> memoryview:
+        """Where the next bytes may be put."""
+        ...
+
+    def filled(self, count: int, /) -> None:
+        """Count the first `count` bytes of `space()` in."""
+        ...
+
+
+def write_tree(
+    folder: str | bytes, sink: TarSink, *, epoch: int | None = None, progress: Callable[[int], None] | None = None
+) -> None:
+    """Write all that is in `folder` to the sink, as containerd writes layers, and the archive's end.
+
+    Each directory's members come in byte order behind it. Overlay whiteouts become `.wh.` files, opaque directories get
+    `.wh..wh..opq`; sockets are left out; files with several names in the folder are hard links to the first. Times are
+    whole seconds, those later than `epoch` (Unix seconds) become `epoch`. Owners are numeric. `progress` is told the
+    bytes of files written so far. Raises StoreError where a file cannot be read.
+    """
+    first_names: dict[tuple[int, int], bytes] = {}
+    written = 0
+    try:
+        for name, path, info in _walk(os.fsencode(folder)):
+            mtime_s = info.st_mtime_ns // 1_000_000_000
+            if epoch is not None:
+                mtime_s = min(mtime_s, epoch)
+            if overlay.is_whiteout(info):
+                parent, _, base = name.rpartition(b"/")
+                sink.write(marker((parent + b"/" if parent else b"") + b".wh." + base, mtime_s))
+                continue
+            if stat.S_ISSOCK(info.st_mode):
+                continue
+            written += _write_member(sink, name, path, info, mtime_s, first_names)
+            if progress is not None and info.st_size:
+                progress(written)
+        sink.write(END)
+    except OSError as error:
+        raise StoreError(f"cannot read a file of a layer: {error}") from error
+
+
+def _walk(folder: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Name in the archive (without a slash at the end), path and lstat of everything below a folder."""
+    pending = [_listing(folder, b"")]
+    while pending:
+        try:
+            name, path, info = next(pending[-1])
+        except StopIteration:
+            pending.pop()
+            continue
+        yield name, path, info
+        if stat.S_ISDIR(info.st_mode):
+            pending.append(_listing(path, name + b"/"))
+
+
+def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, entry.path, entry.stat(follow_symlinks=False)) for entry in entries)
+    return ((prefix + name, path, info) for name, path, info in found)
+
+
+def _write_member(
+    sink: TarSink,
+    name: bytes,
+    path: bytes,
+    info: os.stat_result,
+    mtime_s: int,
+    first_names: dict[tuple[int, int], bytes],
+) -> int:
+    """Write one member and answer the bytes of its content."""
+    kind = _TYPES[stat.S_IFMT(info.st_mode)]
+    link_name, size = b"", 0
+    if kind == tarreader.SYMLINK:
+        link_name = os.readlink(path)
+    elif kind == tarreader.REGULAR:
+        size = info.st_size
+    if info.st_nlink > 1 and kind != tarreader.DIRECTORY:
+        first = first_names.setdefault((info.st_dev, info.st_ino), name)
+        if first != name:
+            kind, link_name, size = tarreader.HARD_LINK, first, 0
+    is_device = kind in (tarreader.CHARACTER_DEVICE, tarreader.BLOCK_DEVICE)
+    sink.write(
+        header(
+            name + b"/" if kind == tarreader.DIRECTORY else name,
+            kind,
+            mode=stat.S_IMODE(info.st_mode),
+            uid=info.st_uid,
+            gid=info.st_gid,
+            size=size,
+            mtime_s=mtime_s,
+            link_name=link_name,
+            device=(os.major(info.st_rdev), os.minor(info.st_rdev)) if is_device else (0, 0),
+            xattrs={} if kind == tarreader.HARD_LINK else _xattrs(path),
+        )
+    )
+    if kind == tarreader.DIRECTORY and overlay.is_opaque(path):
+        sink.write(marker(name + b"/.wh..wh..opq", mtime_s))
+    if size:
+        _write_content(sink, path, size)
+    return size
+
+
+def _write_content(sink: TarSink, path: bytes, size: int) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        left = size
+        while left:
+            count = os.readv(fd, [sink.space()[:left]])
+            if not count:
+                raise StoreError(f"{os.fsdecode(path)} became shorter while it was read")
+            sink.filled(count)
+            left -= count
+    finally:
+        os.close(fd)
+    if size % BLOCK:
+        sink.write(bytes(-size % BLOCK))
+
+
+def _xattrs(path: bytes) -> dict[str, bytes]:
+    """The extended attributes that belong to the file rather than to this machine."""
+    return {
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+        if _is_portable(name)
+    }
+
+
+def _is_portable(name: str) -> bool:
+    # Labels of security modules and trusted ones are the machine's; capabilities are the file's.
+    if name.startswith(("security.", "trusted.")):
+        return name == "security.capability"
+    return not overlay.is_overlay_xattr(name)
