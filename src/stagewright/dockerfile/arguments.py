@@ -108,9 +108,7 @@ def parse_pairs(text: str, escape: str, keyword: str) -> Arguments:
     for word in words:
         name, separator, value = word.partition("=")
         if not separator:
-            raise DockerfileError(
-                f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value"
-            )
+            raise DockerfileError(f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value")
         pairs.append(KeyValue(name, value))
     return Arguments(pairs=tuple(pairs))
 

@@ -58,9 +58,7 @@ def read_directives(lines: Sequence[str], source: SourceText) -> Directives:
     found = _scan([line.rstrip("\r\n").lstrip(SPACES) for line in lines[:count]], source, 1)
     escape = next((directive for directive in found if directive.name == "escape"), None)
     if escape is not None and escape.value not in ("\\", "`"):
-        raise DockerfileError(
-            f"invalid escape token '{escape.value}' does not match ` or \\", location=escape.location
-        )
+        raise DockerfileError(f"invalid escape token '{escape.value}' does not match ` or \\", location=escape.location)
     skipped = bool(lines) and lines[0].startswith("#!")
     # What chooses the frontend and the checks does not look at indented lines.
     unindented = _scan([line.rstrip("\r\n") for line in lines[skipped : skipped + count]], source, 1 + skipped)

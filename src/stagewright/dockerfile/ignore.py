@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from stagewright.dockerfile.glob import Folders, Glob, Item, Many, One, State
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.dockerfile.wildcard import CharClass, Special, Token, compile_tokens, split_tokens, tokenize
 from stagewright.errors import DockerfileError, SourceRange, SourceText
+
+if TYPE_CHECKING:
+    from stagewright.dockerfile.glob import Glob, Item, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Matcher:
             if pattern.exception:
                 self._exceptions |= bit
             components = _compile(pattern)
-            if isinstance(components, Glob):
+            if not isinstance(components, list):
                 self._globs.append((bit, components))
                 continue
             start = len(self._components)
@@ -295,6 +298,9 @@ def _crosses_folders(part: Sequence[Token]) -> bool:
 
 def _character_pattern(tokens: Sequence[Token]) -> Glob:
     """The pattern as moby reads it character by character: `**` at the end is anything, else any number of folders."""
+    # Hardly any ignore file has such patterns.
+    from stagewright.dockerfile.glob import Folders, Glob, Many, One
+
     items: list[Item] = []
     at = 0
     while at < len(tokens):

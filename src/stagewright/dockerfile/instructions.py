@@ -30,9 +30,7 @@ _TRANSFER_FLAGS = {
 _COPY_FLAGS = {**_TRANSFER_FLAGS, "from": Kind.STRING, "parents": Kind.BOOL}
 _ADD_FLAGS = {**_TRANSFER_FLAGS, "checksum": Kind.STRING, "keep-git-dir": Kind.BOOL, "unpack": Kind.BOOL}
 _RUN_FLAGS = {"mount": Kind.STRINGS, "device": Kind.STRINGS, "network": Kind.STRING, "security": Kind.STRING}
-_HEALTHCHECK_FLAGS = dict.fromkeys(
-    ("interval", "timeout", "start-period", "start-interval", "retries"), Kind.STRING
-)
+_HEALTHCHECK_FLAGS = dict.fromkeys(("interval", "timeout", "start-period", "start-interval", "retries"), Kind.STRING)
 
 
 def parse(data: bytes, filename: str = "Dockerfile") -> ast.Dockerfile:
@@ -167,9 +165,7 @@ def _arg(node: Node) -> ast.Arg:
         name, separator, default = word.partition("=")
         if not name:
             _fail("ARG names can not be blank")
-        definitions.append(
-            ast.ArgDefinition(name, default if separator else None, _description(node.comments, name))
-        )
+        definitions.append(ast.ArgDefinition(name, default if separator else None, _description(node.comments, name)))
     return ast.Arg(**_common(node), definitions=tuple(definitions))
 
 
@@ -236,9 +232,7 @@ def _transfer(node: Node, known: Mapping[str, Kind]) -> tuple[_Transfer, Flags]:
     """What COPY and ADD share, and all the flags."""
     name = node.keyword.upper()
     if len(node.arguments.values) < 2:
-        _fail(
-            f"{name} requires at least two arguments, but only one was provided. Destination could not be determined"
-        )
+        _fail(f"{name} requires at least two arguments, but only one was provided. Destination could not be determined")
     flags = parse_flags(node.flags, known)
     *words, destination = node.arguments.values
     if _heredoc_word(destination) is not None:
@@ -297,26 +291,26 @@ def _only_argument(node: Node, *, flags: bool = True) -> str:
 
 
 def _workdir(node: Node) -> ast.Workdir:
-    return ast.Workdir(path=_only_argument(node), **_common(node))
+    return ast.Workdir(text=_only_argument(node), **_common(node))
 
 
 def _user(node: Node) -> ast.User:
-    return ast.User(user=_only_argument(node), **_common(node))
+    return ast.User(text=_only_argument(node), **_common(node))
 
 
 def _maintainer(node: Node) -> ast.Maintainer:
-    return ast.Maintainer(name=_only_argument(node), **_common(node))
+    return ast.Maintainer(text=_only_argument(node), **_common(node))
 
 
 def _stopsignal(node: Node) -> ast.StopSignal:
-    return ast.StopSignal(signal=_only_argument(node, flags=False), **_common(node))
+    return ast.StopSignal(text=_only_argument(node, flags=False), **_common(node))
 
 
 def _expose(node: Node) -> ast.Expose:
     if not node.arguments.values:
         _fail("EXPOSE requires at least one argument")
     parse_flags(node.flags, {})
-    return ast.Expose(ports=tuple(sorted(node.arguments.values)), **_common(node))
+    return ast.Expose(words=tuple(sorted(node.arguments.values)), **_common(node))
 
 
 def _volume(node: Node) -> ast.Volume:
@@ -326,7 +320,7 @@ def _volume(node: Node) -> ast.Volume:
     paths = tuple(path.strip(SPACES) for path in node.arguments.values)
     if not all(paths):
         _fail("VOLUME specified can not be an empty string")
-    return ast.Volume(paths=paths, **_common(node))
+    return ast.Volume(words=paths, **_common(node))
 
 
 def _shell(node: Node) -> ast.Shell:
@@ -335,7 +329,7 @@ def _shell(node: Node) -> ast.Shell:
         _fail("SHELL requires at least one argument")
     if not node.arguments.json:
         _fail("SHELL requires the arguments to be in JSON form")
-    return ast.Shell(command=node.arguments.values, **_common(node))
+    return ast.Shell(words=node.arguments.values, **_common(node))
 
 
 def _healthcheck(node: Node) -> ast.Healthcheck:
@@ -396,9 +390,9 @@ def _onbuild(node: Node) -> ast.Onbuild:
         _fail("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if trigger in ("MAINTAINER", "FROM"):
         _fail(f"{trigger} isn't allowed as an ONBUILD trigger")
-    expression = _ONBUILD.sub("", node.original, count=1)
+    expression = _ONBUILD.sub("", node.original.strip(SPACES), count=1)
     expression += "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in node.heredocs)
-    return ast.Onbuild(expression=expression, **_common(node))
+    return ast.Onbuild(text=expression, **_common(node))
 
 
 _CONVERTERS: Mapping[str, Callable[[Node], ast.Instruction]] = {

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stagewright.dockerfile.glob import Glob, Item, Many, One
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.errors import DockerfileError
+
+if TYPE_CHECKING:
+    from stagewright.dockerfile.glob import Glob, Item
 
 _SPECIAL_PARAMETERS = "@*#?-$!0"
 # Python's stack bounds the nesting of ${a:-${b:-...}}; nobody writes more than a few levels.
@@ -301,6 +304,9 @@ def _not_newline(char: str) -> bool:
 
 def _glob(pattern: str) -> Glob:
     """A shell pattern of `*`, `?` and backslash escapes; brackets are not special."""
+    # Few Dockerfiles have such patterns.
+    from stagewright.dockerfile.glob import Glob, Many, One
+
     items: list[Item] = []
     at = 0
     while at < len(pattern):
