@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from types import TracebackType
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol
 
 from stagewright.errors import IntegrityError, StoreError
 from stagewright.snapshots.tarreader import Readable
@@ -143,19 +143,55 @@ class _Inflated:
 
 
 class _Unzstd:
+    """A stream of one or more zstd frames behind each other.
+
+    The library bounds what one call puts out only by what it is given; four bytes may stand for 128 KiB.
+    """
+
+    _FEED = 1 << 10
+
     def __init__(self, stream: Readable) -> None:
         import zstandard
 
+        self._stream = stream
+        self._make = zstandard.ZstdDecompressor().decompressobj
         self._error = zstandard.ZstdError
-        # All that the reader asks of a file object is its read().
-        source = cast(BinaryIO, stream)
-        self._reader = zstandard.ZstdDecompressor().stream_reader(source, read_size=_READ, read_across_frames=True)
+        self._frame = self._make()
+        self._input = memoryview(b"")
+        self._begun = False
+        self._output = b""
 
     def read(self, size: int, /) -> bytes:
+        pieces = [self._output]
+        ready = len(self._output)
+        while ready < size and (self._input or self._fill()):
+            piece = self._decompress()
+            pieces.append(piece)
+            ready += len(piece)
+        data = b"".join(pieces)
+        self._output = data[size:]
+        return data[:size]
+
+    def _fill(self) -> bool:
+        self._input = memoryview(self._stream.read(_READ))
+        if not self._input and self._begun:
+            raise IntegrityError("zstd data ends too early")
+        return bool(self._input)
+
+    def _decompress(self) -> bytes:
+        given = self._input[: self._FEED]
+        self._begun = True
         try:
-            return self._reader.read(size)
+            data: bytes = self._frame.decompress(given)
         except self._error as error:
             raise IntegrityError(f"zstd data is damaged: {error}") from error
+        left = 0
+        if self._frame.eof:
+            left = len(self._frame.unused_data)
+            self._frame = self._make()
+            self._begun = False
+        self._input = self._input[len(given) - left :]
+        return data
 
 
 class ReadAhead:
