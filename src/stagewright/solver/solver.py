@@ -2,8 +2,8 @@
 
 One thread, the caller's, owns all state and makes all decisions; threads of the pool do the work and post what came of
 it. A vertex goes through two phases. Its key needs the keys of its inputs (and the results of those inputs of which
-only the content counts, when the definition alone is not known yet). Its result is asked for only by a user of it that
-misses, and by the caller.
+only the content counts, when the definition alone is not known yet). Its result is asked for by a user of it that
+misses, by the caller, and at once where its key was never seen before.
 """
 
 from __future__ import annotations
@@ -226,6 +226,9 @@ class Solver:
             # A process that runs again may write something else, so that what was built on the last run is stale.
             key = "n:" + secrets.token_hex(16)
         node.canonical = key
+        # A key that was never seen is in no key that was: whoever uses this vertex misses too, or must look at its
+        # files to know. So its result will be asked for, and independent work need not wait until it is.
+        node.wanted = True
         self._key_found(node)
 
     def _key_found(self, node: _Node) -> None:
