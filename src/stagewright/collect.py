@@ -1,0 +1,164 @@
+"""Garbage collection: what nothing needs any more leaves the state directory.
+
+What makes it safe:
+- While a build or a transfer holds its lease, only what dead processes left is removed, each piece of which has a lock
+  of its own (drafts, ingest files) or no name at all (trash). Everything else waits for a quiet moment.
+- Without leases nobody reads or adds anything, and none begins before the end.
+- A row goes before what it names, so that a collection that is killed leaves folders and blobs that no row names,
+  which the next one finds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stagewright.cache.leases import collecting
+from stagewright.errors import StoreError
+from stagewright.image.descriptor import Descriptor
+from stagewright.reach import needed_by_images, needed_by_resolutions, reach, with_ancestors
+from stagewright.snapshots.tree import remove_tree
+from stagewright.state import State
+from stagewright.usage import disk_size
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a collection removed, a line for each item, and how many bytes that freed."""
+
+    reclaimed: int
+    items: Sequence[str]
+
+
+@dataclass(slots=True)
+class _Removed:
+    reclaimed: int = 0
+    items: list[str] = field(default_factory=list)
+
+    def add(self, what: str, size: int) -> None:
+        self.items.append(what)
+        self.reclaimed += size
+
+
+class Collector:
+    """Frees the space of a state directory. Raises StoreError where the disk refuses."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def prune(self, *, all: bool) -> PruneReport:
+        """Remove what nothing needs; with `all` also what only makes the next build faster.
+
+        Without `all` the build cache, what base images were resolved to, and all that they need stay.
+        """
+        removed = _Removed()
+        try:
+            with collecting(self._state.locks) as alone:
+                # These are safe at any time.
+                self._state.snapshots.clean()
+                removed.reclaimed += self._state.blobs.clean()
+                if alone:
+                    self._collect(all, removed)
+                else:
+                    removed.items.append(
+                        "only what dead processes left was removed: a build or a transfer is running, prune again later"
+                    )
+        except OSError as error:
+            raise StoreError(f"cannot prune {self._state.root}: {error}") from error
+        return PruneReport(removed.reclaimed, removed.items)
+
+    def drop_image(self, target: Descriptor) -> list[str]:
+        """Remove the blobs of an image that has no name any more, but those that something else needs.
+
+        Answers the digests of those that are gone: none while a build runs, which leaves them to a later prune.
+        """
+        with collecting(self._state.locks) as alone:
+            if not alone:
+                return []
+            kept = needed_by_images(self._state).blobs | needed_by_resolutions(self._state).blobs | self._layer_blobs()
+            dropped = sorted(reach(self._state.blobs, [target]).blobs - kept)
+            for digest in dropped:
+                self._state.blobs.delete(digest)
+        return dropped
+
+    def _collect(self, all: bool, removed: _Removed) -> None:
+        images = needed_by_images(self._state)
+        if all:
+            self._forget_cache(removed)
+        bases = needed_by_resolutions(self._state)
+        self._remove_snapshots(images.chains | bases.chains, removed)
+        self._forget_dangling()
+        if all:
+            self._forget_layer_blobs(images.blobs)
+        needed = images.blobs | bases.blobs | self._layer_blobs()
+        for digest, size in list(self._state.blobs.digests()):
+            if digest not in needed:
+                self._state.blobs.delete(digest)
+                removed.add(f"blob {digest}", size)
+        self._remove_unnamed_mounts(removed)
+
+    def _layer_blobs(self) -> set[str]:
+        return {str(digest) for (digest,) in self._state.db.query("SELECT digest FROM layer_blobs")}
+
+    def _forget_cache(self, removed: _Removed) -> None:
+        db = self._state.db
+        mounts = db.query("SELECT id, dir FROM cache_mounts ORDER BY created")
+        with db.transaction():
+            for table in ("cache_results", "cache_keys", "content_digests", "cache_mounts", "resolutions"):
+                db.execute(f"DELETE FROM {table}")  # noqa: S608
+        for identity, name in mounts:
+            removed.add(f"cache mount {identity}", _remove(str(self._state.root / "mounts" / name)))
+        folder = self._state.context_indexes
+        for index in _names(str(folder)):
+            removed.reclaimed += _remove(str(folder / index))
+
+    def _remove_snapshots(self, chains: set[str], removed: _Removed) -> None:
+        """Remove the snapshots that are, and are below, neither a result nor a layer of an image with these chains."""
+        rows = self._state.snapshots.rows()
+        results = {snapshot for (snapshot,) in self._state.db.query("SELECT snapshot FROM cache_results")}
+        kept = with_ancestors(rows, {row.id for row in rows if row.id in results or row.chain_id in chains})
+        # A child's id is always above its parent's.
+        for row in reversed(rows):
+            if row.id not in kept:
+                removed.add(f"snapshot {row.id}", self._state.snapshots.remove(row.id))
+
+    def _forget_dangling(self) -> None:
+        """Remove the rows that speak of snapshots that are gone."""
+        db = self._state.db
+        with db.transaction():
+            db.execute(
+                "DELETE FROM cache_results WHERE snapshot IS NOT NULL AND snapshot NOT IN (SELECT id FROM snapshots)"
+            )
+            db.execute("DELETE FROM content_digests WHERE snapshot NOT IN (SELECT id FROM snapshots)")
+            db.execute("DELETE FROM layer_blobs WHERE dir NOT IN (SELECT dir FROM snapshots)")
+
+    def _forget_layer_blobs(self, needed: set[str]) -> None:
+        """Let layers be packed anew, but for those whose blobs are needed."""
+        db = self._state.db
+        with db.transaction():
+            for digest in self._layer_blobs() - needed:
+                db.execute("DELETE FROM layer_blobs WHERE digest = ?", (digest,))
+
+    def _remove_unnamed_mounts(self, removed: _Removed) -> None:
+        """Remove the folders of cache mounts whose maker died before, or whose remover died after, the row."""
+        folder = str(self._state.root / "mounts")
+        known = {name for (name,) in self._state.db.query("SELECT dir FROM cache_mounts")}
+        for name in _names(folder):
+            if name not in known:
+                removed.reclaimed += _remove(os.path.join(folder, name))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _remove(path: str) -> int:
+    """Remove a file or a folder, which may be missing; answers its size in bytes."""
+    size = disk_size(path)
+    if os.path.lexists(path):
+        remove_tree(path)
+    return size

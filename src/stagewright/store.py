@@ -1,0 +1,369 @@
+"""The image store as people see it: list, inspect, tag, remove, push, pull, save, load, and the space that it takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from stagewright import config as settings
+from stagewright.cache.leases import BuildLease
+from stagewright.collect import Collector, PruneReport
+from stagewright.content.images import StoredImage
+from stagewright.errors import IntegrityError, NotFoundError, UsageError
+from stagewright.image.config import ImageConfig
+from stagewright.image.descriptor import Descriptor
+from stagewright.image.digest import is_digest, sha256_digest
+from stagewright.image.gojson import loads_object
+from stagewright.image.manifest import Manifest, parse_manifest
+from stagewright.image.platform import host_platform, parse_platform
+from stagewright.progress.events import Sink
+from stagewright.progress.reporter import Emitter, Reporter, Status
+from stagewright.reach import image_manifest
+from stagewright.registry.reference import Reference
+from stagewright.state import State
+from stagewright.usage import UsageRow, disk_usage
+
+if TYPE_CHECKING:
+    from stagewright.config import Config
+    from stagewright.registry.client import RegistryClient
+    from stagewright.registry.transfer import BlobProgress
+
+_ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """One name in the store and the image that it leads to.
+
+    `digest` is that of the manifest or index, `config_digest` the image ID. `created` is in seconds since the epoch,
+    None where the image does not say. `size` is the bytes of all of the image's blobs, compressed as they are. Where
+    the image is damaged, `config_digest` is empty and `platform` "unknown".
+    """
+
+    name: str
+    digest: str
+    config_digest: str
+    created: float | None
+    size: int
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image as it was found: all its names, what they lead to, and its documents."""
+
+    names: tuple[str, ...]
+    target: Descriptor
+    descriptor: Descriptor
+    manifest: Manifest
+    config: ImageConfig
+    config_bytes: bytes
+
+    @property
+    def size(self) -> int:
+        blobs = {blob.digest: blob.size for blob in (self.descriptor, self.manifest.config, *self.manifest.layers)}
+        return sum(blobs.values())
+
+
+class Store:
+    """The images, the build cache and the settings of one state directory.
+
+    `root` is the directory and `config` the configuration file; both have the command line's defaults. An image is
+    named by a reference (`app:latest`), or by the digest of its manifest, its index or its config, or by the first six
+    or more digits of one. Methods raise NotFoundError for an image that is not here, StoreError where the directory
+    cannot be used, and IntegrityError where an image is damaged.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str] | None = None, config: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._env: Mapping[str, str] = os.environ
+        self._config_path = None if config is None else os.fspath(config)
+        self._state = State(None if root is None else os.fspath(root), self._env)
+
+    def close(self) -> None:
+        """Close the metadata file."""
+        self._state.close()
+
+    @cached_property
+    def _config(self) -> Config:
+        return settings.load(self._config_path, self._env)
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def images(self) -> list[ImageInfo]:
+        """All names, in order."""
+        return [self._info(image) for image in self._state.images.list()]
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """Everything about an image as plain data; its `config` is the whole document."""
+        found = self._load(*self._find(image))
+        config = loads_object(found.config_bytes, "image config")
+        return {
+            "name": found.names[0] if found.names else None,
+            "names": list(found.names),
+            "digest": found.target.digest,
+            "media_type": found.target.media_type,
+            "manifest_digest": found.descriptor.digest,
+            "config_digest": found.manifest.config.digest,
+            "platform": str(found.config.platform),
+            "created": found.config.created,
+            "size": found.size,
+            "annotations": dict(found.manifest.annotations),
+            "layers": [
+                {"digest": layer.digest, "size": layer.size, "media_type": layer.media_type, "diff_id": diff_id}
+                for layer, diff_id in zip(found.manifest.layers, found.config.diff_ids, strict=True)
+            ],
+            "config": config,
+            "history": config.get("history") or [],
+        }
+
+    def tag(self, image: str, name: str) -> None:
+        """Let `name` lead to the image, too, whatever it led to before. Raises UsageError for a name with a digest."""
+        reference = Reference.parse(name)
+        if reference.digest is not None:
+            raise UsageError(f"cannot tag {name}: a name that is given has no digest")
+        with BuildLease(self._state.locks):
+            target, _ = self._find(image)
+            self._state.images.put(str(reference), target)
+
+    def remove(self, image: str) -> list[str]:
+        """Remove a name or, where `image` is a digest, all names of an image; answers lines that say what is gone.
+
+        With its last name the image goes, but for what the build cache needs of it.
+        """
+        target, names = self._find(image)
+        named = self._exact(image)
+        gone = [named] if named is not None else names
+        for name in gone:
+            self._state.images.remove(name)
+        lines = [f"Untagged: {_familiar(name)}" for name in gone]
+        if len(gone) == len(names) and target.digest in Collector(self._state).drop_image(target):
+            lines.append(f"Deleted: {target.digest}")
+        return lines
+
+    def _find(self, image: str) -> tuple[Descriptor, list[str]]:
+        """What `image` leads to and all whole names that lead there."""
+        stored = self._state.images.list()
+        name = self._exact(image)
+        if name is not None:
+            target = next(entry.descriptor for entry in stored if entry.name == name)
+        else:
+            target = self._by_digest(image, stored)
+        return target, [entry.name for entry in stored if entry.descriptor.digest == target.digest]
+
+    def _exact(self, image: str) -> str | None:
+        """The whole name that `image` is, None if it is no name in the store."""
+        try:
+            name = str(Reference.parse(image))
+        except UsageError:
+            if _ID.fullmatch(image) or is_digest(image):
+                return None
+            raise
+        return name if self._state.images.get(name) is not None else None
+
+    def _by_digest(self, image: str, stored: Iterable[StoredImage]) -> Descriptor:
+        if is_digest(image) and self._state.blobs.has(image):
+            unnamed = self._unnamed(image)
+            if unnamed is not None:
+                return unnamed
+        matched = _ID.fullmatch(image)
+        repository, at, digest = image.rpartition("@")
+        found: dict[str, Descriptor] = {}
+        for entry in stored:
+            if at and Reference.parse(entry.name).name != Reference.parse(f"{repository}@{digest}").name:
+                continue
+            for known in self._digests(entry):
+                if known in (image, digest) or (matched and known.startswith(f"sha256:{matched.group(1)}")):
+                    found[entry.descriptor.digest] = entry.descriptor
+        if len(found) > 1:
+            raise UsageError(f"{image} is the beginning of several digests: {', '.join(sorted(found))}")
+        if not found:
+            raise NotFoundError(f"no image {image} in the store", hint="see: stagewright images")
+        return next(iter(found.values()))
+
+    def _unnamed(self, digest: str) -> Descriptor | None:
+        """The descriptor of a manifest that is in the store, with a name or without; None for another blob."""
+        size = self._state.blobs.size(digest)
+        try:
+            document = parse_manifest(self._state.blobs.read(digest))
+        except IntegrityError:
+            return None  # It is a config or a layer.
+        return Descriptor(document.media_type, digest, size)
+
+    def _digests(self, entry: StoredImage) -> list[str]:
+        """By which digests an image is known."""
+        digests = [entry.descriptor.digest]
+        try:
+            descriptor, manifest = image_manifest(self._state.blobs, entry.descriptor)
+        except (NotFoundError, IntegrityError):
+            return digests  # What is damaged can be named by what is left.
+        return [*digests, descriptor.digest, manifest.config.digest]
+
+    def _load(self, target: Descriptor, names: Sequence[str]) -> _Image:
+        descriptor, manifest = image_manifest(self._state.blobs, target)
+        config_bytes = self._state.blobs.read(manifest.config.digest)
+        config = ImageConfig.from_bytes(config_bytes)
+        if len(config.diff_ids) != len(manifest.layers):
+            raise IntegrityError(
+                f"image {descriptor.digest} has {len(manifest.layers)} layers, its config {len(config.diff_ids)}"
+            )
+        return _Image(tuple(map(_familiar, names)), target, descriptor, manifest, config, config_bytes)
+
+    def _info(self, image: StoredImage) -> ImageInfo:
+        name, target = _familiar(image.name), image.descriptor
+        try:
+            found = self._load(target, [image.name])
+        except (NotFoundError, IntegrityError):
+            # A damaged image must be seen in the list to be removed.
+            return ImageInfo(name, target.digest, "", None, target.size, "unknown")
+        created = _seconds(found.config.created)
+        return ImageInfo(
+            name, target.digest, found.manifest.config.digest, created, found.size, str(found.config.platform)
+        )
+
+    # --- registries -----------------------------------------------------------------------------------------------
+
+    def push(self, image: str, on_event: Sink | None = None) -> str:
+        """Upload an image, which must be given by name, to its registry; answers the digest that the registry has.
+
+        Raises RegistryError and UsageError beside those of the class.
+        """
+        from stagewright.registry.transfer import push_image
+
+        name = self._exact(image)
+        if name is None:
+            raise NotFoundError(f"no image {image} in the store", hint="an image is pushed by its name")
+        reference = Reference.parse(name)
+        with BuildLease(self._state.locks), self._client() as client:
+            target = self._find(image)[0]
+            with _vertex(on_event, f"pushing {reference.familiar()}") as reporter, _rows(reporter) as progress:
+                push_image(client, reference, target, self._state.blobs, progress=progress)
+        return target.digest
+
+    def pull(self, image: str, platform: str | None = None, on_event: Sink | None = None) -> str:
+        """Download the image of one platform, the host's unless given; answers the digest of its manifest.
+
+        Raises RegistryError and UsageError beside those of the class.
+        """
+        from stagewright.registry.transfer import fetch_layers, pull_image
+
+        reference = Reference.parse(image)
+        wanted = parse_platform(platform) if platform else host_platform()
+        blobs = self._state.blobs
+        with BuildLease(self._state.locks), self._client() as client:
+            with _vertex(on_event, f"pulling {reference.familiar()}") as reporter, _rows(reporter) as progress:
+                descriptor, manifest, _ = pull_image(client, reference, wanted, blobs, progress=progress)
+                fetch_layers(client, reference, manifest, blobs, progress=progress)
+            # The manifest and not its index, most of which is not here: what has a name can be pushed.
+            self._state.images.put(str(reference), descriptor)
+        return descriptor.digest
+
+    @contextmanager
+    def _client(self) -> Iterator[RegistryClient]:
+        from stagewright.registry.client import RegistryClient
+
+        with closing(RegistryClient(self._config, self._env)) as client:
+            yield client
+
+    # --- archives -------------------------------------------------------------------------------------------------
+
+    def load(self, stream: BinaryIO) -> list[str]:
+        """Read all images of an OCI or Docker archive, plain or compressed, which need not be seekable.
+
+        Answers their names, and the digests of those that have none. Raises IntegrityError, and names nothing, for an
+        archive that is damaged or hostile.
+        """
+        from stagewright.archives import load_images
+
+        names = []
+        with BuildLease(self._state.locks):
+            images = load_images(stream, self._state.blobs)
+            with self._state.db.transaction():
+                for image in images:
+                    for reference in image.names:
+                        self._state.images.put(str(reference), image.descriptor)
+                    names += [reference.familiar() for reference in image.names] or [image.descriptor.digest]
+        return names
+
+    # --- space and settings ---------------------------------------------------------------------------------------
+
+    def prune(self, all: bool = False) -> PruneReport:
+        """Remove what nothing needs; with `all` everything that is not part of a named image.
+
+        While a build runs, only what dead processes left is removed, and the report says so.
+        """
+        return Collector(self._state).prune(all=all)
+
+    def disk_usage(self) -> list[UsageRow]:
+        """What takes space."""
+        return disk_usage(self._state)
+
+    def info(self) -> dict[str, Any]:
+        """The version, the settings in force, what this machine supports and what the store holds, as plain data."""
+        from stagewright import __version__
+        from stagewright.sandbox.probe import probe
+
+        kernel = os.uname()
+        return {
+            "version": __version__,
+            "root": str(self._state.root),
+            "config": settings.path_in_force(self._config_path, self._env),
+            "platform": str(host_platform()),
+            "kernel": f"{kernel.sysname} {kernel.release}",
+            "cpus": os.cpu_count(),
+            "snapshotter": "overlay",
+            "runtime": self._config.oci_runtime or "native",
+            "machine": probe(),
+            "store": {
+                "images": len(self._state.images.list()),
+                "blobs": sum(1 for _ in self._state.blobs.digests()),
+                "snapshots": len(self._state.snapshots.rows()),
+                "cache_mounts": self._state.db.query("SELECT count(*) FROM cache_mounts")[0][0],
+            },
+        }
+
+
+def _familiar(name: str) -> str:
+    return Reference.parse(name).familiar()
+
+
+def _seconds(created: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time."""
+    from datetime import datetime
+
+    if created is None:
+        return None
+    try:
+        return datetime.fromisoformat(created).timestamp()
+    except ValueError:
+        return None  # Its form is right, but there is no such day.
+
+
+@contextmanager
+def _vertex(on_event: Sink | None, name: str) -> Iterator[Reporter]:
+    with Emitter(on_event).vertex(sha256_digest(name.encode()), name) as reporter:
+        yield reporter
+
+
+@contextmanager
+def _rows(reporter: Reporter) -> Iterator[BlobProgress]:
+    """A callback that shows each blob of a transfer as a row of progress."""
+    rows: dict[str, Status] = {}
+    lock = threading.Lock()
+
+    def report(blob: Descriptor, current: int, total: int) -> None:
+        with lock:
+            row = rows.setdefault(blob.digest, Status(reporter, blob.digest, total, time.time()))
+        row.update(current, total)
+
+    yield report
+    for row in rows.values():
+        row.done()
