@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from stagewright.options import BuildOptions, Output, SecretSource, SshSource, outputs_of
-from stagewright.progress.events import Sink, WarningEvent
+from stagewright.options import BuildOptions, BuildResult, Output, SecretSource, SshSource, outputs_of
+from stagewright.progress.events import Sink
 from stagewright.store import ImageInfo, PruneReport, Store, UsageRow
 
 __all__ = [
@@ -23,34 +21,6 @@ __all__ = [
     "UsageRow",
     "build",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """What a build made.
-
-    `digest` is that of the image's manifest and `config_digest` its image ID; both None where no output was an image.
-    `names` are the names it got. `warnings` are all that were reported.
-    """
-
-    digest: str | None
-    config_digest: str | None
-    descriptor: Mapping[str, Any] | None
-    names: tuple[str, ...]
-    warnings: tuple[WarningEvent, ...]
-
-    def metadata(self) -> dict[str, Any]:
-        """What `docker buildx build --metadata-file` writes, as JSON-able data."""
-        data: dict[str, Any] = {}
-        if self.config_digest is not None:
-            data["containerimage.config.digest"] = self.config_digest
-        if self.descriptor is not None:
-            data["containerimage.descriptor"] = dict(self.descriptor)
-        if self.digest is not None:
-            data["containerimage.digest"] = self.digest
-        if self.names:
-            data["image.name"] = ",".join(self.names)
-        return data
 
 
 def build(

@@ -7,28 +7,29 @@ import os
 import stat
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
+from stagewright.cache.leases import BuildLease
 from stagewright.config import Config
 from stagewright.config import load as load_config
-from stagewright.dockerfile.ignore import IgnoreMatcher, read_ignore_file
-from stagewright.dockerfile.instructions import Dockerfile, parse
-from stagewright.errors import CanceledError, NotFoundError, UsageError
+from stagewright.dockerfile.ast import Dockerfile
+from stagewright.dockerfile.ignore import Matcher, read_patterns
+from stagewright.dockerfile.instructions import parse
+from stagewright.errors import CanceledError, NotFoundError, StagewrightError, UsageError
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import MAIN_CONTEXT, BaseImage, ImageRequest, Options, Plan
 from stagewright.image.platform import Platform, host_platform, parse_platform
-from stagewright.options import BuildOptions
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
+from stagewright.options import BuildOptions, BuildResult
+from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource, ResolvedImage
 from stagewright.sources.local import LocalContext
 from stagewright.sources.ssh import SshAgents
-from stagewright.sources.tree import Exclusion
 from stagewright.state import State
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Builder:
         agents = SshAgents({source.id: source.paths for source in self._options.ssh}, self._env)
         agents.check()
         stack.callback(agents.close)
-        secrets = {source.id: source for source in self._options.secrets}
         self._check_secrets()
+        stack.enter_context(BuildLease(self.state.locks, self._cancel))
         dockerfile = self._read_dockerfile()
         exclusion = self._read_ignore_file()
         plan = convert(dockerfile, self._frontend_options(), self._resolve)
@@ -90,7 +91,7 @@ class Builder:
             images=self.images,
             runtime=self._get_runtime,
             context=lambda name: self._open_context(exclusion),
-            secret=lambda id: self._secret(id, secrets),
+            secret=self._secret,
             ssh_socket=agents.socket,
             host_ca=self._host_ca(),
         )
@@ -124,7 +125,7 @@ class Builder:
                     self._runtime = NativeRuntime()
             return self._runtime
 
-    def _open_context(self, exclusion: Exclusion | None) -> LocalContext:
+    def _open_context(self, exclusion: Matcher | None) -> LocalContext:
         with self._lock:
             if self._context is None:
                 self._context = LocalContext(self._options.context, self.state.context_indexes, exclusion)
@@ -153,7 +154,7 @@ class Builder:
             if source.path is not None and not os.path.isfile(source.path):
                 raise NotFoundError(f"secret {source.id}: the file {source.path} does not exist")
 
-    def _secret(self, id: str, sources: Mapping[str, object]) -> bytes | None:
+    def _secret(self, id: str) -> bytes | None:
         source = next((item for item in self._options.secrets if item.id == id), None)
         if source is None:
             return None
@@ -190,15 +191,15 @@ class Builder:
                 row.update(len(data))
         return parse(data, path if self._options.file is not None else name)
 
-    def _read_ignore_file(self) -> Exclusion | None:
+    def _read_ignore_file(self) -> Matcher | None:
         beside = f"{self._dockerfile_path()}.dockerignore"
         paths = [beside] if self._options.dockerfile is None else []
         paths.append(os.path.join(self._options.context, ".dockerignore"))
         for path in paths:
             if os.path.isfile(path):
                 with self._vertex("[internal] load .dockerignore"):
-                    patterns = read_ignore_file(_read_file(path, "ignore file"))
-                    return IgnoreMatcher(patterns) if patterns else None
+                    patterns = read_patterns(_read_file(path, "ignore file"), path)
+                    return Matcher(patterns) if patterns else None
         return None
 
     def _frontend_options(self) -> Options:
@@ -243,8 +244,9 @@ class Builder:
         bases = []
         for request, result in zip(requests, results, strict=True):
             if isinstance(result, BaseException):
-                if getattr(result, "location", ...) is None:
-                    result.location = request.location  # type: ignore[attr-defined]
+                if isinstance(result, StagewrightError):
+                    result.location = result.location or request.location
+                    result.hint = request.hint or result.hint
                 raise result
             assert result is not None
             pinned = f"{result.reference}@{result.manifest_descriptor.digest}"
@@ -260,7 +262,7 @@ class Builder:
         with self._vertex(f"[internal] load metadata for {reference}") as reporter:
             return self.images.resolve(name, platform, reporter)
 
-    def _vertex(self, name: str):  # type: ignore[no-untyped-def]
+    def _vertex(self, name: str) -> AbstractContextManager[Reporter]:
         return self._emitter.vertex("sha256:" + hashlib.sha256(name.encode()).hexdigest(), name)
 
 
@@ -277,3 +279,12 @@ def _read_file(path: str, what: str) -> bytes:
     if len(data) > _MAX_DOCKERFILE:
         raise UsageError(f"the {what} {path} is larger than {_MAX_DOCKERFILE >> 20} MiB")
     return data
+
+
+def run_build(options: BuildOptions, sink: Sink | None, cancel: threading.Event, env: Mapping[str, str]) -> BuildResult:
+    """Run one build to its end. Raises StagewrightError."""
+    emitter = Emitter(sink)
+    with ExitStack() as stack:
+        builder = Builder(options, emitter, cancel, env)
+        plan, result = builder.run(stack)
+        return BuildResult(None, None, None, (), tuple(emitter.warnings))
