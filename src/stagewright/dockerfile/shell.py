@@ -5,6 +5,7 @@ Not a shell: no command substitution, no arithmetic, no globbing. Errors are Doc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _SPECIAL_PARAMETERS = "@*#?-$!0"
 # Python's stack bounds the nesting of ${a:-${b:-...}}; nobody writes more than a few levels.
 _MAX_DEPTH = 100
+# What means nothing wherever it stands: no space, quote, escape or end of an operand.
+_PLAIN = re.compile(rf"""[^{re.escape(SPACES)}$<'"`\\}}/]+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,11 @@ class _Run:
         words = _Words()
         quotes = "" if self._lexer.skip_quotes else "'\""
         while not self._ended():
+            if plain := _PLAIN.match(self._source, self._at):
+                self._at = plain.end()
+                result.append(plain[0])
+                words.add_raw(plain[0])
+                continue
             char = self._peek()
             if char == stop:
                 self._at += 1

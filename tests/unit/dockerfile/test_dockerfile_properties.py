@@ -40,13 +40,13 @@ def check(data: bytes) -> None:
     assert [stage.comments for stage in again.stages] == [stage.comments for stage in file.stages]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     check(data)
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 @given(texts)
 def test_anything_like_a_dockerfile(data: bytes) -> None:
     check(data)

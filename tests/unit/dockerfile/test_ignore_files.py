@@ -266,7 +266,7 @@ lines = st.lists(
 paths = st.lists(st.text(alphabet="abc", min_size=1, max_size=3), min_size=1, max_size=5).map("/".join)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(lines, paths)
 def test_matching_agrees_with_the_plain_rules(written: list[str], path: str) -> None:
     patterns = patterns_from(written)
@@ -275,7 +275,7 @@ def test_matching_agrees_with_the_plain_rules(written: list[str], path: str) -> 
     assert matcher.matches(path) == plain_single(patterns, path)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(lines, paths)
 def test_nothing_is_brought_back_below_hopeless_folders(written: list[str], path: str) -> None:
     patterns = patterns_from(written)
@@ -287,6 +287,7 @@ def test_nothing_is_brought_back_below_hopeless_folders(written: list[str], path
         hopeless = hopeless or folder.hopeless
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     try:

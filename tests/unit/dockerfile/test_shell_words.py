@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagewright.dockerfile.shell import Lexer
@@ -205,6 +205,7 @@ def test_looked_up_names_are_reported() -> None:
     assert expansion.unset == {"U", "V"}
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab$AU{}:-+?#%/'\"\\<*. \n", max_size=40))
 def test_any_word_is_processed_or_refused(word: str) -> None:
     for lexer in (Lexer(), Lexer("`"), Lexer(skip_unset=True), Lexer(raw_quotes=True, raw_escapes=True)):
@@ -225,6 +226,7 @@ def regex(shell_pattern: str, star: str) -> str:
     return "".join({"*": star, "?": "."}.get(char, char) for char in shell_pattern)
 
 
+@settings(deadline=None)
 @given(pattern, value)
 def test_trimming_agrees_with_regular_expressions(shell_pattern: str, text: str) -> None:
     env = {"V": text}
@@ -238,6 +240,7 @@ def test_trimming_agrees_with_regular_expressions(shell_pattern: str, text: str)
         assert Lexer().process_word(f"${{V{operator}{shell_pattern}}}", env) == expected
 
 
+@settings(deadline=None)
 @given(pattern, value)
 def test_replacing_agrees_with_regular_expressions(shell_pattern: str, text: str) -> None:
     env = {"V": text}
