@@ -82,7 +82,10 @@ class Session:
         response = self.http.request(method, url, {**(headers or {}), **authorization}, body)
         if response.status == 401:
             response.close()
-            raise UnauthorizedError(f"{host.name} denied access{said}", hint=f"log in with: docker login {host.name}")
+            raise UnauthorizedError(
+                f"{host.name} denied access{said}",
+                hint=f"the repository may not exist, or may need: docker login {host.name}",
+            )
         return response
 
     def first_of(self, hosts: Sequence[Host], attempt: Callable[[Host], T]) -> T:
