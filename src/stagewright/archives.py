@@ -10,7 +10,6 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError, NotFoundError, UsageError
@@ -20,6 +19,7 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import is_digest, split_digest
 from stagewright.image.gojson import Fields, loads_object
 from stagewright.image.manifest import MAX_MANIFEST_SIZE, Index, Manifest, parse_manifest
+from stagewright.records import dataclass, replace
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.streams import PIECE, decompressed
 from stagewright.snapshots.tarreader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Readable, TarEntry, TarReader, shown

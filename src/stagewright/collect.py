@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from stagewright.cache.leases import collecting
 from stagewright.errors import StoreError
 from stagewright.image.descriptor import Descriptor
 from stagewright.reach import needed_by_images, needed_by_resolutions, reach, with_ancestors
+from stagewright.records import dataclass, field
+from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.tree import remove_tree
 from stagewright.state import State
 from stagewright.usage import disk_size
@@ -89,9 +90,8 @@ class Collector:
         bases = needed_by_resolutions(self._state)
         self._remove_snapshots(images.chains | bases.chains, removed)
         self._forget_dangling()
-        if all:
-            self._forget_layer_blobs(images.blobs)
-        needed = images.blobs | bases.blobs | self._layer_blobs()
+        # A layer's blob can be packed or pulled again, and its row says which one it was.
+        needed = images.blobs if all else images.blobs | bases.blobs | self._layer_blobs()
         for digest, size in list(self._state.blobs.digests()):
             if digest not in needed:
                 self._state.blobs.delete(digest)
@@ -99,7 +99,7 @@ class Collector:
         self._remove_unnamed_mounts(removed)
 
     def _layer_blobs(self) -> set[str]:
-        return {str(digest) for (digest,) in self._state.db.query("SELECT digest FROM layer_blobs")}
+        return LayerBlobs(self._state.snapshots, self._state.blobs, self._state.db).digests()
 
     def _forget_cache(self, removed: _Removed) -> None:
         db = self._state.db
@@ -132,13 +132,6 @@ class Collector:
             )
             db.execute("DELETE FROM content_digests WHERE snapshot NOT IN (SELECT id FROM snapshots)")
             db.execute("DELETE FROM layer_blobs WHERE dir NOT IN (SELECT dir FROM snapshots)")
-
-    def _forget_layer_blobs(self, needed: set[str]) -> None:
-        """Let layers be packed anew, but for those whose blobs are needed."""
-        db = self._state.db
-        with db.transaction():
-            for digest in self._layer_blobs() - needed:
-                db.execute("DELETE FROM layer_blobs WHERE digest = ?", (digest,))
 
     def _remove_unnamed_mounts(self, removed: _Removed) -> None:
         """Remove the folders of cache mounts whose maker died before, or whose remover died after, the row."""

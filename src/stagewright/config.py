@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from stagewright.errors import UsageError
+from stagewright.records import dataclass, field
 
 # Tables and keys of a buildkitd.toml that say nothing to this builder.
 _BUILDKITD_KEYS = frozenset(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError, NotFoundError
@@ -13,6 +12,7 @@ from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Index, Manifest, parse_manifest
 from stagewright.image.platform import host_platform
+from stagewright.records import dataclass, field
 from stagewright.snapshots.store import SnapshotRow
 from stagewright.sources.image import chain_ids
 from stagewright.state import State

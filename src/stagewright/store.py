@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,6 +25,7 @@ from stagewright.image.platform import host_platform, parse_platform
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
 from stagewright.reach import image_manifest
+from stagewright.records import dataclass
 from stagewright.registry.reference import Reference
 from stagewright.state import State
 from stagewright.usage import UsageRow, disk_usage

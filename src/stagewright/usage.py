@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from stagewright.cache.leases import collecting
 from stagewright.content.images import StoredImage
 from stagewright.reach import needed_by_images, reach, with_ancestors
+from stagewright.records import dataclass
 from stagewright.snapshots.tree import tree_size
 from stagewright.state import State
 

@@ -9,9 +9,9 @@ Results (snapshots) hang on canonical keys.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from stagewright.content.db import Database
+from stagewright.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 
 from stagewright.content.db import Database
 from stagewright.image.descriptor import Descriptor
+from stagewright.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from functools import cache
 
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -6,13 +6,12 @@ with the same fields share one dataclass: making one takes about a millisecond o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from stagewright.dockerfile.arguments import KeyValue
 from stagewright.dockerfile.directives import Directives
 from stagewright.dockerfile.heredoc import Heredoc
 from stagewright.dockerfile.mounts import MountSpec, RunDevice
 from stagewright.errors import SourceRange, SourceText
+from stagewright.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stagewright.dockerfile.golang import SPACES, parse_bool, quote
 from stagewright.errors import DockerfileError, SourceRange, SourceText
+from stagewright.records import dataclass
 
 _KEY = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=")
 _NAMES = ("syntax", "escape", "check")

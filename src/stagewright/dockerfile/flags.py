@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from stagewright.dockerfile.suggest import with_suggestion
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 
 class Kind(Enum):

@@ -7,7 +7,8 @@ arguments and ignore files, so they are not to be trusted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from stagewright.records import dataclass
 
 CharTest = Callable[[str], bool]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 _WORD = re.compile(r"[0-9]*<<(-?)[\t\n\f\r ]*+([^<]*)")
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)

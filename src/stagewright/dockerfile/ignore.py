@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from itertools import pairwise
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.dockerfile.wildcard import CharClass, Special, Token, compile_tokens, split_tokens, tokenize
 from stagewright.errors import DockerfileError, SourceRange, SourceText
+from stagewright.records import dataclass, field
 
 if TYPE_CHECKING:
     from stagewright.dockerfile.glob import Glob, Item, State

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NoReturn, TypedDict
 
 from stagewright.dockerfile import ast, golang
@@ -16,6 +15,7 @@ from stagewright.dockerfile.mounts import parse_device, parse_mount_spec
 from stagewright.dockerfile.parser import Node, parse_file
 from stagewright.dockerfile.suggest import with_suggestion
 from stagewright.errors import DockerfileError, SourceRange
+from stagewright.records import replace
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
 _ONBUILD = re.compile(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
 from stagewright.dockerfile.golang import parse_bool, parse_uint32, quote, ram_in_bytes, split_csv
 from stagewright.dockerfile.suggest import with_suggestion
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 Expand = Callable[[str], str]
 _M = TypeVar("_M", bound=Enum)

@@ -5,14 +5,13 @@ What an instruction means is not looked at here; `stagewright.dockerfile.instruc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from stagewright.dockerfile import arguments
 from stagewright.dockerfile.arguments import Arguments
 from stagewright.dockerfile.directives import Directives, read_directives
 from stagewright.dockerfile.golang import SPACES, displayable
 from stagewright.dockerfile.heredoc import Heredoc, heredocs_in
 from stagewright.errors import DockerfileError, SourceRange, SourceText
+from stagewright.records import dataclass, replace
 
 MAX_LINE_BYTES = 65535
 _TAKE_HEREDOCS = ("add", "copy", "run")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 if TYPE_CHECKING:
     from stagewright.dockerfile.glob import Glob, Item

@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from stagewright.dockerfile.golang import quote
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 
 class Special(Enum):

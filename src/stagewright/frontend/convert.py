@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from stagewright.dockerfile import ast
 from stagewright.dockerfile.instructions import parse_trigger
@@ -17,6 +16,7 @@ from stagewright.frontend.state import DEFAULT_PATH, StageState, empty_image, im
 from stagewright.frontend.transfer import absolute, apply_transfer, apply_workdir
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.platform import Platform, host_platform
+from stagewright.records import replace
 
 _LAYER_INSTRUCTIONS = (ast.Run, ast.Copy, ast.Add, ast.Workdir)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from stagewright.dockerfile import ast
 from stagewright.dockerfile.shell import Lexer
@@ -12,6 +11,7 @@ from stagewright.frontend.format import healthcheck, plain_list, quoted_list
 from stagewright.frontend.ports import parse_ports
 from stagewright.frontend.state import StageState
 from stagewright.image.config import HealthCheck
+from stagewright.records import replace
 
 Expand = Callable[[str], str]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from stagewright.errors import SourceRange
 from stagewright.graph.ops import Network
 from stagewright.graph.vertex import Vertex
 from stagewright.image.config import ImageConfig
 from stagewright.image.platform import Platform
+from stagewright.records import dataclass, field
 
 MAIN_CONTEXT = "context"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import replace
 
 from stagewright.dockerfile import ast
 from stagewright.dockerfile.heredoc import parse_heredoc
@@ -15,6 +14,7 @@ from stagewright.frontend.options import Options
 from stagewright.frontend.state import StageState
 from stagewright.graph.ops import CopyAction, ExecOp, FileOp, MkfileAction, Mount, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
+from stagewright.records import replace
 
 Source = Callable[[str], Vertex | None]
 """Answers the files of a stage or image by the name that an instruction uses; None for none (scratch)."""

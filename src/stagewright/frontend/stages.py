@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from stagewright.dockerfile.ast import Copy, Dockerfile, Instruction, Run, Stage
 from stagewright.dockerfile.shell import Lexer
@@ -11,6 +10,7 @@ from stagewright.dockerfile.suggest import suggest, with_suggestion
 from stagewright.errors import DockerfileError, SourceRange
 from stagewright.frontend.options import Options
 from stagewright.image.platform import Platform, parse_platform
+from stagewright.records import dataclass, field
 
 SCRATCH = "scratch"
 

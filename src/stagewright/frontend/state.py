@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 from stagewright.graph.ops import SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.config import ContainerConfig, History, ImageConfig
 from stagewright.image.platform import Platform
+from stagewright.records import dataclass, field, replace
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
@@ -39,7 +39,7 @@ class StageState:
 
     def configure(self, **changes: object) -> None:
         """Replace fields of the image's container config."""
-        self.image = replace(self.image, config=replace(self.image.config, **changes))  # type: ignore[arg-type]
+        self.image = replace(self.image, config=replace(self.image.config, **changes))
 
     def commit(self, text: str, *, layer: bool) -> None:
         """Add an entry to the image's history."""

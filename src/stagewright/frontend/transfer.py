@@ -107,7 +107,7 @@ def _index(inputs: list[Vertex], vertex: Vertex) -> int:
 
 def _stack(state: StageState, actions: list[CopyAction], inputs: list[Vertex], meta: Metadata, *, link: bool) -> Vertex:
     """The copies on top of the stage's files so far; with `link` as a layer that does not know what is below."""
-    from dataclasses import replace
+    from stagewright.records import replace
 
     platform = str(state.platform)
     if state.vertex is None or link:

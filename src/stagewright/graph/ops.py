@@ -6,8 +6,9 @@ display names) is left out of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from stagewright.records import dataclass
 
 MountKind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 Sharing = Literal["shared", "private", "locked"]

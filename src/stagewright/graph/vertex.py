@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from stagewright.errors import SourceRange
 from stagewright.graph.ops import Op
+from stagewright.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from stagewright.errors import IntegrityError
 from stagewright.image.digest import validate_digest
 from stagewright.image.gojson import Fields, dumps, loads_object
 from stagewright.image.platform import Platform
+from stagewright.records import dataclass, field
 
 MAX_CONFIG_SIZE = 8 << 20
 

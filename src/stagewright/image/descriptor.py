@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from stagewright.errors import IntegrityError
 from stagewright.image.digest import validate_digest
 from stagewright.image.gojson import Fields
 from stagewright.image.platform import Platform
+from stagewright.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from stagewright.errors import IntegrityError
@@ -11,6 +10,7 @@ from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.gojson import Fields, dumps, loads_object
 from stagewright.image.platform import Platform, runnable_platforms
+from stagewright.records import dataclass, field
 
 # The distribution spec asks registries to take 4 MiB; containerd reads no more than 8.
 MAX_MANIFEST_SIZE = 8 << 20

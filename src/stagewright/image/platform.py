@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from stagewright.errors import UsageError
 from stagewright.image.gojson import Fields
+from stagewright.records import dataclass
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 _OS_PART = re.compile(r"([A-Za-z0-9_.-]+)(?:\(([A-Za-z0-9_.-]*)\))?")

@@ -7,10 +7,10 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from stagewright.errors import StagewrightError
 from stagewright.ops.target import Target, copy_xattrs
+from stagewright.records import dataclass
 from stagewright.sources.tree import Entry, Tree
 
 _SMALL = 1 << 18

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from stagewright.dockerfile.wildcard import has_wildcards, match
 from stagewright.graph.ops import CopyAction
+from stagewright.records import dataclass
 from stagewright.sources.digests import FileDigests, describe
 from stagewright.sources.tree import Entry, Tree
 

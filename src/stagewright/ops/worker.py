@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stagewright.errors import CanceledError
+from stagewright.records import dataclass
 
 if TYPE_CHECKING:
     from stagewright.cache.keys import KeyStore

@@ -7,9 +7,9 @@ threads, one at a time (the emitter holds a lock), and must not block for long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from stagewright.errors import SourceRange
+from stagewright.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stagewright.progress.events import LogEvent, StatusEvent, VertexEvent
 from stagewright.progress.loglines import LineAssembler
@@ -17,6 +16,7 @@ from stagewright.progress.text import (
     format_transfer,
     is_canceled,
 )
+from stagewright.records import dataclass
 
 MAX_TAIL = 6
 # A step that is over sooner than this never shows its log, so that a run of short steps does not flicker.

@@ -10,11 +10,11 @@ import json
 import re
 import threading
 import time
-from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import urlencode, urlsplit
 
 from stagewright.errors import RegistryError
+from stagewright.records import dataclass, field
 from stagewright.registry.credentials import Credential, CredentialStore
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
 from stagewright.registry.hosts import Host, is_loopback

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 
 from stagewright.config import Config, RegistryTable
 from stagewright.errors import UsageError
+from stagewright.records import dataclass
 from stagewright.registry.reference import DEFAULT_DOMAIN
 
 _HUB_ADDRESS = "registry-1.docker.io"

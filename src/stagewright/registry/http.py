@@ -10,13 +10,13 @@ import http.client
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from stagewright.config import RegistryTable
 from stagewright.errors import CanceledError, RegistryError
+from stagewright.records import dataclass
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.proxy import Proxy, proxy_for
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from stagewright.errors import UsageError
+from stagewright.records import dataclass, field
 from stagewright.registry.hosts import is_loopback
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from stagewright.errors import UsageError
 from stagewright.image.digest import is_digest
+from stagewright.records import dataclass, replace
 
 DEFAULT_DOMAIN = "docker.io"
 _LEGACY_DOMAIN = "index.docker.io"

@@ -67,6 +67,9 @@ class BundleChild(Child):
                 source = f"{bundle}/{files.put_on_stage(mount)}"
                 config["mounts"].append({"destination": target, "type": "bind", "source": source, "options": ["bind"]})
             uid, gid, groups, home = self._find_user(files)
+            self.doing = f"make the working directory {request['cwd']}"
+            if not any(_is_below(request["cwd"], target) for _, target, *_ in request["mounts"]):
+                files.make_directory(request["cwd"], uid, gid)
         finally:
             wire.send(self._status, (wire.STUBS, *files.stubs.report()))
         config["root"] = {"path": f"{bundle}/{files.root_name}"}
@@ -96,6 +99,10 @@ class BundleChild(Child):
             with open(f"{bundle}/{_LOG}", "w", encoding="utf-8") as file:
                 json.dump({"level": "error", "msg": f"cannot run {runtime}: {error.strerror}"}, file)
             os._exit(process.NOT_FOUND)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return os.path.normpath(path).startswith(os.path.normpath(directory) + "/")
 
 
 def _explain_failure(log: str) -> None:

@@ -79,7 +79,7 @@ class NativeChild(Child):
         self._close_descriptors()
         os.umask(0o022)
         self.doing = f"change to the working directory {request['cwd']}"
-        process.enter_directory(request["cwd"], uid, gid)
+        process.enter_directory(request["cwd"])
         self.doing = "drop privileges"
         program = None if request["insecure"] else self._privileges.program
         process.become(uid, gid, list(groups), self._kept_capabilities(), self._privileges.bounding, program)
@@ -105,6 +105,8 @@ class NativeChild(Child):
                         raise
                 os.close(mount)
             user = self._find_user(files)
+            self.doing = f"make the working directory {request['cwd']}"
+            files.make_directory(request["cwd"], *user[:2])
         finally:
             wire.send(self._status, (wire.STUBS, *files.stubs.report()))
         self.doing = "enter the root file system"

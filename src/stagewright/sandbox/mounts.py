@@ -295,6 +295,16 @@ class FileSystem:
         )
         os.close(fd)
 
+    def make_directory(self, path: str, uid: int, gid: int) -> None:
+        """Make a directory of the step's root and its parents, where they are missing, for a user."""
+        made: list[str] = []
+        fd, _ = paths.resolve(
+            self.root_fd, path, paths.DIRECTORY, lambda parents, name: made.append("/".join([*parents, name]))
+        )
+        os.close(fd)
+        for directory in made:
+            os.chown(directory, uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+
     def read_text(self, path: str, limit: int) -> str:
         """The text of a file in the step's root, "" where there is none."""
         return paths.read_text(self.root_fd, path, limit)

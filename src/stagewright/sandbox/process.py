@@ -87,16 +87,8 @@ def become(
     kernel.set_capabilities(held, held, 0)
 
 
-def enter_directory(path: str, uid: int, gid: int) -> None:
-    """Change to the working directory, made for the user if it is missing. Raises OSError."""
-    missing = []
-    parent = path
-    while not os.path.lexists(parent):
-        missing.append(parent)
-        parent = os.path.dirname(parent)
-    for directory in reversed(missing):
-        os.mkdir(directory, 0o755)
-        os.chown(directory, uid, gid)
+def enter_directory(path: str) -> None:
+    """Change to the working directory, which must be inside the root. Raises OSError."""
     os.chdir(path)
     # Never below a directory of the host that a descriptor or a magic link still reaches.
     if not os.getcwd().startswith("/"):

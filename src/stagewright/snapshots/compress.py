@@ -8,18 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import UsageError
 from stagewright.image import mediatypes
+from stagewright.records import dataclass
+from stagewright.snapshots.sinks import ChunkSink
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-CHUNK = 1 << 20
 _AHEAD = 6
 # More compress threads than this only wait for the one that hashes.
 _MAX_THREADS = 4
@@ -80,7 +80,7 @@ _OCI_TYPES = {
 }
 
 
-class LayerSink:
+class LayerSink(ChunkSink):
     """Takes a tar stream in pieces and makes the blob of it.
 
     A context manager: `finish()` answers the blob, leaving the block without it leaves nothing behind. Memory is
@@ -90,15 +90,13 @@ class LayerSink:
     def __init__(self, blobs: BlobStore, compression: Compression) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        self._blobs = blobs
+        super().__init__()
         self._type = compression.type
         self._writer = blobs.writer()
         self._diff = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, "layer-hash")
         self._hashing: deque[Future[None]] = deque()
         self._encoder = _encoder(compression)
-        self._chunk = bytearray(CHUNK)
-        self._used = 0
 
     def __enter__(self) -> LayerSink:
         return self
@@ -108,38 +106,16 @@ class LayerSink:
         self._encoder.close()
         self._writer.discard()
 
-    def write(self, data: Buffer) -> None:
-        """Append bytes."""
-        view = memoryview(data)
-        while view:
-            space = self.space()
-            piece = view[: len(space)]
-            space[: len(piece)] = piece
-            self.filled(len(piece))
-            view = view[len(piece) :]
-
-    def space(self) -> memoryview:
-        """Where the next bytes may be put, at least one; `filled` then tells how many were."""
-        return memoryview(self._chunk)[self._used :]
-
-    def filled(self, count: int) -> None:
-        """Count `count` bytes at the beginning of `space()` in."""
-        self._used += count
-        if self._used == CHUNK:
-            chunk, self._chunk, self._used = self._chunk, bytearray(CHUNK), 0
-            self._send(chunk)
-
     def finish(self) -> LayerBlob:
         """End the stream and put the blob into the store."""
-        if self._used:
-            self._send(self._chunk[: self._used])
+        self.flush()
         while self._hashing:
             self._hashing.popleft().result()
         self._encoder.finish(self._writer.write)
         size = self._writer.offset
         return LayerBlob(_OCI_TYPES[self._type], self._writer.commit(), size, f"sha256:{self._diff.hexdigest()}")
 
-    def _send(self, chunk: bytearray) -> None:
+    def send(self, chunk: bytearray) -> None:
         self._hashing.append(self._hasher.submit(self._diff.update, chunk))
         if len(self._hashing) > _AHEAD:
             self._hashing.popleft().result()

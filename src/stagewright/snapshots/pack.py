@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError
-from stagewright.snapshots.compress import CHUNK, Compression, LayerBlob, LayerSink
+from stagewright.snapshots.compress import Compression, LayerBlob, LayerSink
+from stagewright.snapshots.sinks import CHUNK
 from stagewright.snapshots.streams import ReadAhead, decompressed
 from stagewright.snapshots.tarwriter import write_tree
 

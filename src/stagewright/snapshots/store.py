@@ -14,11 +14,11 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from stagewright.content.db import Database
 from stagewright.errors import NotFoundError, StoreError
+from stagewright.records import dataclass
 from stagewright.snapshots import overlay
 from stagewright.snapshots.tree import copy_metadata, remove_tree, strip_needless_opaque, tree_size
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from stagewright.errors import IntegrityError
+from stagewright.records import dataclass
 
 BLOCK = 512
 # What Go's archive/tar allows for one extended header.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from stagewright.errors import StoreError
 from stagewright.snapshots import overlay, tarreader
+from stagewright.snapshots.sinks import ChunkSink
 from stagewright.snapshots.tarheader import END, header, marker
 from stagewright.snapshots.tarreader import BLOCK
 
@@ -22,24 +22,8 @@ _TYPES = {
 }
 
 
-class TarSink(Protocol):
-    """What takes a tar stream: whole pieces, or bytes that are read right into its own buffer."""
-
-    def write(self, data: bytes, /) -> None:
-        """Append bytes."""
-        ...
-
-    def space(self) -> memoryview:
-        """Where the next bytes may be put."""
-        ...
-
-    def filled(self, count: int, /) -> None:
-        """Count the first `count` bytes of `space()` in."""
-        ...
-
-
 def write_tree(
-    folder: str | bytes, sink: TarSink, *, epoch: int | None = None, progress: Callable[[int], None] | None = None
+    folder: str | bytes, sink: ChunkSink, *, epoch: int | None = None, progress: Callable[[int], None] | None = None
 ) -> None:
     """Write all that is in `folder` to the sink, as containerd writes layers, and the archive's end.
 
@@ -90,7 +74,7 @@ def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.st
 
 
 def _write_member(
-    sink: TarSink,
+    sink: ChunkSink,
     name: bytes,
     path: bytes,
     info: os.stat_result,
@@ -130,7 +114,7 @@ def _write_member(
     return size
 
 
-def _write_content(sink: TarSink, path: bytes, size: int) -> None:
+def _write_content(sink: ChunkSink, path: bytes, size: int) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         left = size

@@ -12,7 +12,6 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from stagewright.cache.keys import CachedResult, KeyStore
@@ -24,6 +23,7 @@ from stagewright.ops.base import OpRunner
 from stagewright.ops.result import Result
 from stagewright.progress.events import VertexEvent
 from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.records import dataclass, field
 from stagewright.solver.keys import content_key, definition_key, is_context
 from stagewright.solver.pool import Lane, Pool
 

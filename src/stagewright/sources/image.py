@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stagewright.content.blobs import BlobStore
@@ -20,6 +19,7 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Manifest, parse_manifest
 from stagewright.image.platform import Platform
 from stagewright.progress.reporter import Reporter
+from stagewright.records import dataclass
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.store import SnapshotStore

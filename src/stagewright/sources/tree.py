@@ -11,10 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from stagewright.dockerfile.ignore import Folder, Matcher
 from stagewright.errors import NotFoundError, StagewrightError
+from stagewright.records import dataclass
 from stagewright.snapshots import syscalls
 
 _MAX_LINKS = 255
