@@ -19,7 +19,7 @@ from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.oci import OciRuntime
 from stagewright.sandbox.spec import BindMount, Cancellation, Outcome, Root, Runtime, Step
 
-APPLETS = "sh true cat ls id ps mount mkdir rm touch echo sleep hostname env setsid stat dd mknod chroot sync head ln"
+APPLETS = "sh true cat ls id ps mount mkdir rm mv touch echo sleep hostname env setsid stat dd mknod chmod head ln"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001:Bob:/home/bob:/bin/sh\n"
 GROUP = "root:x:0:\nbob:x:1001:\nstaff:x:50:bob\nwheel:x:10:root,bob\n"
 

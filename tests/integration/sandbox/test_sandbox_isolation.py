@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import Box, host_python, host_python_mounts
 
+from stagewright.sandbox.spec import BindMount
+
 SYSCALL = """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -42,17 +44,16 @@ REFUSED = sorted(set(NUMBERS) - {"clone3", "personality", "clone"})
 
 @pytest.fixture
 def disk() -> tuple[int, int]:
-    """The number of a block device of the host."""
+    """The number of a block device that the host itself can open."""
     for entry in sorted(Path("/dev").iterdir()):
         status = entry.lstat()
         if stat.S_ISBLK(status.st_mode):
             try:
-                with open(entry, "rb") as file:
-                    if file.read(1):
-                        return os.major(status.st_rdev), os.minor(status.st_rdev)
+                os.close(os.open(entry, os.O_RDONLY))
             except OSError:
                 continue
-    pytest.skip("the host has no readable block device")
+            return os.major(status.st_rdev), os.minor(status.st_rdev)
+    pytest.skip("the host has no block device that can be opened")
 
 
 def test_dangerous_system_calls_fail_with_eperm(box: Box) -> None:
@@ -130,16 +131,15 @@ def test_nested_chroot_leads_nowhere(box: Box, tmp_path: Path) -> None:
     marker = tmp_path / "marker-of-the-host"
     marker.touch()
     ran = box.python(
-        """
+        f"""
 import os
 os.mkdir("/jail")
 os.chroot("/jail")
 for _ in range(64):
     os.chdir("..")
 os.chroot(".")
-print(sorted(os.listdir("/")), os.path.exists(%r))
+print(sorted(os.listdir("/")), os.path.exists({str(marker)!r}))
 """
-        % str(marker)
     )
     assert "jail" in ran.out
     assert ran.out.rstrip().endswith("False"), ran.err
@@ -192,14 +192,11 @@ def test_disk_nodes_do_not_work(box: Box, disk: tuple[int, int], tmp_path: Path)
     script = f"""
 for place in /disk /dev/disk /tmp/disk /dev/shm/disk /cache/disk; do
     mknod $place b {disk[0]} {disk[1]} 2>/dev/null
-    head -c 1 $place >/dev/null 2>&1 && echo read $place
-    echo x 2>/dev/null >> $place && [ -b $place ] && echo wrote $place
+    [ -b $place ] && (: < $place) 2>/dev/null && echo opened $place
 done
-head -c 1 /disk-of-the-image >/dev/null 2>&1 && echo read image
-echo end
+(: < /disk-of-the-image) 2>/dev/null && echo opened the one of the image
+[ -b /disk-of-the-image ] && echo end
 """
-    from stagewright.sandbox.spec import BindMount
-
     cache = tmp_path / "cache"
     cache.mkdir()
     ran = box.sh(script, root=box.fresh_root(layer), mounts=(BindMount("/cache", str(cache)),))
