@@ -7,7 +7,6 @@ A cache mount's identity (`id`, its base and whether the base is shared) leads t
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +70,7 @@ class CacheMounts:
         return handle, folder
 
     def _new_folder(self, identity: str, create: Callable[[str], None]) -> str:
-        name = secrets.token_hex(8)
+        name = os.urandom(8).hex()
         folder = self._root / name
         folder.mkdir(parents=True)
         create(str(folder))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -254,7 +253,7 @@ class SnapshotStore:
     def _locked_folder(self) -> tuple[str, int]:
         """A new folder for a draft, and the descriptor that holds its lock."""
         while True:
-            path = os.path.join(self._drafts, secrets.token_hex(6))
+            path = os.path.join(self._drafts, os.urandom(6).hex())
             os.mkdir(path, 0o700)
             try:
                 lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

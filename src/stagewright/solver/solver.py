@@ -8,7 +8,7 @@ misses, by the caller, and at once where its key was never seen before.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -224,7 +224,7 @@ class Solver:
     def _new_canonical(self, node: _Node, key: str | None) -> None:
         if node.vertex.meta.ignore_cache and isinstance(node.vertex.op, ExecOp):
             # A process that runs again may write something else, so that what was built on the last run is stale.
-            key = "n:" + secrets.token_hex(16)
+            key = "n:" + os.urandom(16).hex()
         node.canonical = key
         # A key that was never seen is in no key that was: whoever uses this vertex misses too, or must look at its
         # files to know. So its result will be asked for, and independent work need not wait until it is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 
 from stagewright.errors import NotFoundError, UsageError
@@ -57,6 +56,7 @@ class SshAgents:
 
     def _start_agent(self, id: str, keys: tuple[str, ...]) -> str:
         import subprocess
+        import tempfile
 
         folder = tempfile.mkdtemp(prefix="stagewright-ssh-")
         socket = os.path.join(folder, "agent")
