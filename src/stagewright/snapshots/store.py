@@ -308,7 +308,7 @@ class SnapshotStore:
             raise StoreError(f"cannot use the snapshot directory {self._root}: {error}") from error
 
     def _move_to_trash(self, path: str) -> str | None:
-        target = os.path.join(self._trash, secrets.token_hex(8))
+        target = os.path.join(self._trash, os.urandom(8).hex())
         try:
             os.rename(path, target)
         except FileNotFoundError:
