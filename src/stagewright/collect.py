@@ -11,25 +11,17 @@ What makes it safe:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from stagewright.cache.leases import collecting
 from stagewright.errors import StoreError
 from stagewright.image.descriptor import Descriptor
 from stagewright.reach import needed_by_images, needed_by_resolutions, reach, with_ancestors
 from stagewright.records import dataclass, field
+from stagewright.reports import PruneReport
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.tree import remove_tree
 from stagewright.state import State
 from stagewright.usage import disk_size
-
-
-@dataclass(frozen=True, slots=True)
-class PruneReport:
-    """What a collection removed, a line for each item, and how many bytes that freed."""
-
-    reclaimed: int
-    items: Sequence[str]
 
 
 @dataclass(slots=True)

@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from stagewright import config as settings
 from stagewright.cache.leases import BuildLease
-from stagewright.collect import Collector, PruneReport
 from stagewright.content.images import StoredImage
 from stagewright.errors import IntegrityError, NotFoundError, UsageError
 from stagewright.image.config import ImageConfig
@@ -24,11 +23,10 @@ from stagewright.image.manifest import Manifest, parse_manifest
 from stagewright.image.platform import host_platform, parse_platform
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
-from stagewright.reach import image_manifest
 from stagewright.records import dataclass
 from stagewright.registry.reference import Reference
+from stagewright.reports import ImageInfo, PruneReport, UsageRow
 from stagewright.state import State
-from stagewright.usage import UsageRow, disk_usage
 
 if TYPE_CHECKING:
     from stagewright.config import Config
@@ -36,23 +34,6 @@ if TYPE_CHECKING:
     from stagewright.registry.transfer import BlobProgress
 
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """One name in the store and the image that it leads to.
-
-    `digest` is that of the manifest or index, `config_digest` the image ID. `created` is in seconds since the epoch,
-    None where the image does not say. `size` is the bytes of all of the image's blobs, compressed as they are. Where
-    the image is damaged, `config_digest` is empty and `platform` "unknown".
-    """
-
-    name: str
-    digest: str
-    config_digest: str
-    created: float | None
-    size: int
-    platform: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +120,8 @@ class Store:
 
         With its last name the image goes, but for what the build cache needs of it.
         """
+        from stagewright.collect import Collector
+
         target, names = self._find(image)
         named = self._exact(image)
         gone = [named] if named is not None else names
@@ -200,6 +183,8 @@ class Store:
 
     def _digests(self, entry: StoredImage) -> list[str]:
         """By which digests an image is known."""
+        from stagewright.reach import image_manifest
+
         digests = [entry.descriptor.digest]
         try:
             descriptor, manifest = image_manifest(self._state.blobs, entry.descriptor)
@@ -208,6 +193,8 @@ class Store:
         return [*digests, descriptor.digest, manifest.config.digest]
 
     def _load(self, target: Descriptor, names: Sequence[str]) -> _Image:
+        from stagewright.reach import image_manifest
+
         descriptor, manifest = image_manifest(self._state.blobs, target)
         config_bytes = self._state.blobs.read(manifest.config.digest)
         config = ImageConfig.from_bytes(config_bytes)
@@ -275,13 +262,35 @@ class Store:
 
     # --- archives -------------------------------------------------------------------------------------------------
 
+    def save(self, images: Sequence[str], stream: BinaryIO, format: Literal["docker", "oci"] = "docker") -> None:
+        """Write images to a stream as one archive: for `docker load`, or an OCI image layout.
+
+        An image that is given by digest has no name there. Raises UsageError for another format.
+        """
+        from stagewright.exporters.archive import ArchiveImage, write_archive
+        from stagewright.reach import image_manifest
+        from stagewright.snapshots.sinks import FileSink
+
+        if format not in ("docker", "oci"):
+            raise UsageError(f"unknown archive format {format}", hint="use docker or oci")
+        blobs = self._state.blobs
+        with BuildLease(self._state.locks):
+            found: list[ArchiveImage] = []
+            for image in images:
+                target, _ = self._find(image)
+                name = self._exact(image)
+                # Docker's format has no place for an index.
+                descriptor = image_manifest(blobs, target)[0] if format == "docker" else target
+                found.append(ArchiveImage(descriptor, () if name is None else (Reference.parse(name),)))
+            write_archive(found, blobs, FileSink(stream), docker=format == "docker")
+
     def load(self, stream: BinaryIO) -> list[str]:
         """Read all images of an OCI or Docker archive, plain or compressed, which need not be seekable.
 
         Answers their names, and the digests of those that have none. Raises IntegrityError, and names nothing, for an
         archive that is damaged or hostile.
         """
-        from stagewright.archives import load_images
+        from stagewright.loading import load_images
 
         names = []
         with BuildLease(self._state.locks):
@@ -300,10 +309,14 @@ class Store:
 
         While a build runs, only what dead processes left is removed, and the report says so.
         """
+        from stagewright.collect import Collector
+
         return Collector(self._state).prune(all=all)
 
     def disk_usage(self) -> list[UsageRow]:
         """What takes space."""
+        from stagewright.usage import disk_usage
+
         return disk_usage(self._state)
 
     def info(self) -> dict[str, Any]:
@@ -311,17 +324,17 @@ class Store:
         from stagewright import __version__
         from stagewright.sandbox.probe import probe
 
-        kernel = os.uname()
         return {
             "version": __version__,
             "root": str(self._state.root),
             "config": settings.path_in_force(self._config_path, self._env),
             "platform": str(host_platform()),
-            "kernel": f"{kernel.sysname} {kernel.release}",
             "cpus": os.cpu_count(),
             "snapshotter": "overlay",
             "runtime": self._config.oci_runtime or "native",
-            "machine": probe(),
+            "machine": {
+                fact.name: f"{fact.value} ({fact.missing})" if fact.missing else fact.value for fact in probe()
+            },
             "store": {
                 "images": len(self._state.images.list()),
                 "blobs": sum(1 for _ in self._state.blobs.digests()),

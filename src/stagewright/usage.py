@@ -7,26 +7,9 @@ import os
 from stagewright.cache.leases import collecting
 from stagewright.content.images import StoredImage
 from stagewright.reach import needed_by_images, reach, with_ancestors
-from stagewright.records import dataclass
+from stagewright.reports import UsageRow
 from stagewright.snapshots.tree import tree_size
 from stagewright.state import State
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """Something that takes space: `kind` is image, layer snapshot, cache, cache mount or blob.
-
-    `size` is in bytes on disk, and no byte is in two rows; times are seconds since the epoch, None where they are not
-    known. `in_use` tells that a prune of everything would keep it now.
-    """
-
-    kind: str
-    id: str
-    size: int
-    created: float | None
-    last_used: float | None
-    in_use: bool
-    description: str
 
 
 def disk_usage(state: State) -> list[UsageRow]:

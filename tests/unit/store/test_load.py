@@ -199,16 +199,18 @@ def test_compressed_layers_of_a_docker_archive(world: World, pack: Callable[[byt
     assert kinds <= {f"{OCI}layer.v1.tar+gzip", f"{OCI}layer.v1.tar+zstd"}
 
 
-def test_an_index_that_lacks_some_of_its_platforms(world: World) -> None:
+def test_an_index_that_lacks_some_of_its_platforms_is_left_out(world: World) -> None:
     members = oci_archive()
     entry = json.loads(members["index.json"])["manifests"][0]  # type: ignore[arg-type]
     missing = blob(b"not here", f"{OCI}manifest.v1+json", platform={"os": "linux", "architecture": "s390x"})
-    nested = document({"schemaVersion": 2, "manifests": [missing, entry]})
-    members[f"blobs/sha256/{hashlib.sha256(nested).hexdigest()}"] = nested
-    top = blob(nested, f"{OCI}index.v1+json", annotations=entry["annotations"])
-    members["index.json"] = document({"schemaVersion": 2, "manifests": [top]})
-    assert load(world, members) == ["app:1"]
-    check_whole(world, "app:1")
+    for entries, digest in (([missing, entry], entry["digest"]), ([entry], None)):
+        nested = document({"schemaVersion": 2, "manifests": entries})
+        members[f"blobs/sha256/{hashlib.sha256(nested).hexdigest()}"] = nested
+        top = blob(nested, f"{OCI}index.v1+json", annotations=entry["annotations"])
+        members["index.json"] = document({"schemaVersion": 2, "manifests": [top]})
+        assert load(world, members) == ["app:1"]
+        assert world.store.inspect("app:1")["digest"] == (digest or top["digest"])
+        check_whole(world, "app:1")
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -270,6 +272,7 @@ HOSTILE: dict[str, tuple[Members, str]] = {
     "layer of the layout missing": (without_last(oci_archive()), "not whole"),
     "wrong size": (with_descriptor(size=1), "bytes"),
     "wrong media type": (with_descriptor(mediaType=f"{OCI}index.v1+json"), "media type"),
+    "no media type": (with_descriptor(mediaType=""), "neither an image"),
     "bad digest": (with_descriptor(digest="sha256:../../x"), "digest"),
     "bad OCI name": (with_descriptor(annotations={"io.containerd.image.name": "A B"}), "bad name"),
     "config of too few layers": (oci_archive(config=config_of(LAYERS[:1])), "2 layers"),

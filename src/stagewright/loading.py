@@ -19,6 +19,7 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import is_digest, split_digest
 from stagewright.image.gojson import Fields, loads_object
 from stagewright.image.manifest import MAX_MANIFEST_SIZE, Index, Manifest, parse_manifest
+from stagewright.reach import image_manifest
 from stagewright.records import dataclass, replace
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.streams import PIECE, decompressed
@@ -30,6 +31,7 @@ _LINKS_FOLLOWED = 8
 _DOCUMENTS = frozenset({"manifest.json", "index.json", "oci-layout"})
 # What Docker wrote for versions before 1.10, beside all that matters.
 _LEGACY = frozenset({"json", "VERSION", "repositories"})
+# By which containerd and Docker, and other OCI tools, name an image of a layout.
 _IMAGE_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -118,33 +120,31 @@ class _Archive:
         tags = self._docker_tags()
         images: dict[str, LoadedImage] = {}
         for entry in index.manifests:
-            document = self._check(entry, _MAX_NESTING)
-            text = entry.annotations.get(_IMAGE_NAME) or entry.annotations.get(_REF_NAME, "")
-            # A reference name alone may be a mere tag, which says nothing of what it is a tag of.
-            names = [_image_name(text)] if _IMAGE_NAME in entry.annotations or {":", "/", "@"} & set(text) else []
-            if not names and isinstance(document, Manifest):
-                names = tags.get(document.config.digest, [])
-            known = images.get(entry.digest)
-            found = dict.fromkeys((*(known.names if known else ()), *names))
-            images[entry.digest] = LoadedImage(_plain(entry, document), tuple(found))
+            whole = self._check(entry, _MAX_NESTING)
+            image, manifest = image_manifest(self._blobs, entry)
+            # What has a name can be pushed: an index that lacks some of its images is left out for the best of them.
+            target = entry if whole else image
+            known = images.get(target.digest, LoadedImage(_plain(target), ()))
+            names = _names(entry) or tags.get(manifest.config.digest, [])
+            images[target.digest] = replace(known, names=tuple(dict.fromkeys([*known.names, *names])))
         return list(images.values())
 
-    def _check(self, entry: Descriptor, depth: int) -> Manifest | Index:
-        """The document of a descriptor, once all below it is known to be here."""
+    def _check(self, entry: Descriptor, depth: int) -> bool:
+        """Whether all below a descriptor is here. Raises IntegrityError where an image is here in part, or none is."""
         if not depth:
             raise IntegrityError(f"the archive's indexes are nested more than {_MAX_NESTING} deep")
+        if entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
+            raise IntegrityError(f"the archive's index names {entry.digest}, which is neither an image nor an index")
         self._check_blob(entry)
         document = parse_manifest(self._blobs.read(entry.digest), entry.media_type)
         if isinstance(document, Manifest):
             self._check_image(document)
-            return document
-        # An index may speak of platforms that were left out.
+            return True
         present = [child for child in document.manifests if self._blobs.has(child.digest)]
         if not present:
             raise IntegrityError(f"the archive has no image of index {entry.digest}")
-        for child in present:
-            self._check(child, depth - 1)
-        return document
+        whole = [self._check(child, depth - 1) for child in present]
+        return all(whole) and len(present) == len(document.manifests)
 
     def _check_image(self, manifest: Manifest) -> None:
         self._check_blob(manifest.config)
@@ -259,9 +259,19 @@ def _image_name(text: str) -> Reference:
         raise IntegrityError(f"the archive gives an image a bad name: {error.message}") from error
 
 
-def _plain(entry: Descriptor, document: Manifest | Index) -> Descriptor:
+def _names(entry: Descriptor) -> list[Reference]:
+    """The name that an index's entry gives to its image, if it gives one."""
+    full = entry.annotations.get(_IMAGE_NAME)
+    if full is not None:
+        return [_image_name(full)]
+    text = entry.annotations.get(_REF_NAME, "")
+    # A reference name may be a mere tag, which says nothing of what it is a tag of.
+    return [_image_name(text)] if {":", "/", "@"} & set(text) else []
+
+
+def _plain(entry: Descriptor) -> Descriptor:
     """The descriptor without what only its archive says about it."""
-    return Descriptor(document.media_type, entry.digest, entry.size, platform=entry.platform)
+    return Descriptor(entry.media_type, entry.digest, entry.size, platform=entry.platform)
 
 
 def _check_count(layers: int, config: ImageConfig) -> None:
