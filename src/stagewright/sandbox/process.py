@@ -44,9 +44,12 @@ class CannotRunError(Exception):
 
 
 def set_limits(limits: list[tuple[int, int, int]]) -> None:
-    """Set resource limits given as (resource, soft, hard). Raises OSError or ValueError where one is refused."""
+    """Set resource limits given as (resource, soft, hard). Raises OSError where one is refused."""
     for number, soft, hard in limits:
-        resource.setrlimit(number, (soft, hard))
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except ValueError as error:
+            raise PermissionError(errno.EPERM, str(error)) from None
 
 
 class Privileges:

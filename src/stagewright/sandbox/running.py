@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import selectors
 import signal
 import socket
@@ -59,15 +58,24 @@ class StepRun:
             while not self._over:
                 for key, ready in self._selector.select(_CANCEL_CHECK_S):
                     key.data(ready)
-                if not self._killed and self._pidfd is not None and self._cancel.is_set():
-                    self._killed = True
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                if self._cancel.is_set():
+                    self._kill()
             for stream, (end, _) in pipes.items():
                 while self._read(end, stream):
                     pass
         finally:
             self._release(status, [end for end, _ in pipes.values()])
         return self._finish()
+
+    def _kill(self) -> None:
+        """Kill the step's first process, and with it all others, once it is known."""
+        if self._pidfd is not None and not self._killed:
+            self._killed = True
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                # It has ended by itself just now, which the launcher tells us.
+                return
 
     def _send_request(self, status: socket.socket) -> None:
         try:
@@ -95,7 +103,11 @@ class StepRun:
         return True
 
     def _receive(self, status: socket.socket) -> None:
-        data, descriptors = wire.receive(status, _CHUNK, 1)
+        try:
+            data, descriptors = wire.receive(status, _CHUNK, 1)
+        except ConnectionResetError:
+            # The launcher died before it had read all of the request.
+            data, descriptors = b"", []
         if not data:
             self._over = True
         for message in self._inbox.feed(data):
@@ -115,10 +127,10 @@ class StepRun:
 
     def _release(self, status: socket.socket, ends: list[int]) -> None:
         """Give everything back; a step that still runs, because `on_output` raised, is killed and waited for."""
+        while not self._over:
+            self._kill()
+            self._receive(status)
         if self._pidfd is not None:
-            if not self._over:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-                select.select([self._pidfd], [], [])
             os.close(self._pidfd)
         for relay in self._relays:
             relay.close()
@@ -131,9 +143,10 @@ class StepRun:
             stubs.remove_stubs(upper, *self._stubs)
 
     def _finish(self) -> Outcome:
-        if self._failure is not None and not self._killed:
+        if self._failure is not None:
             raise SandboxError(self._failure)
         if self._exit is None:
             raise SandboxError("the launcher of steps has died")
         code, number = self._exit
-        return Outcome(code, number or None, tuple(reversed(self._stubs[0])), self._killed)
+        canceled = self._killed and number == signal.SIGKILL
+        return Outcome(code, number or None, tuple(reversed(self._stubs[0])), canceled)

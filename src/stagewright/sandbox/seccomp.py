@@ -37,6 +37,9 @@ _OCI_ARCH = {
 }
 _OCI_OPS = {"lt": "SCMP_CMP_LT", "eq": "SCMP_CMP_EQ", "masked_eq": "SCMP_CMP_MASKED_EQ"}
 
+INSTRUCTION_SIZE = 8
+"""Bytes of a struct sock_filter."""
+
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, operand."""
 Block = list[Instruction]

@@ -19,7 +19,7 @@ def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
     """
     user, colon, group = (spec or "0").partition(":")
     number = _number(user)
-    name, uid, gid, home = "", number if number is not None else -1, 0, "/"
+    name, uid, gid, home = "", number, 0, "/"
     for row in _rows(passwd_text, 7):
         row_uid, row_gid = _number(row[2]), _number(row[3])
         if row_uid is None or row_gid is None:
@@ -27,7 +27,7 @@ def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
         if row_uid == number if number is not None else row[0] == user:
             name, uid, gid, home = row[0], row_uid, row_gid, row[5] or "/"
             break
-    if uid < 0:
+    if uid is None:
         raise _lookup_error(f"unable to find user {user}: no matching entries in passwd file")
     if colon and group:
         return _checked(uid), _group_id(group, group_text), (), home

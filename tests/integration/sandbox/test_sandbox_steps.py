@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import threading
@@ -14,6 +15,8 @@ from conftest import Box, make_root, tree
 from stagewright.errors import SandboxError
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.spec import BindMount, Root, SecretMount, SshMount, TmpfsMount
+
+CAP_SYS_RESOURCE = 24
 
 
 def test_output_of_both_streams_arrives_whole(box: Box) -> None:
@@ -144,6 +147,16 @@ def test_nothing_of_the_builders_environment_gets_in(box: Box, monkeypatch: pyte
 def test_limits(box: Box) -> None:
     ran = box.sh("ulimit -n; ulimit -H -n", ulimits=(("nofile", 100, 200),))
     assert ran.out.split() == ["100", "200"]
+
+
+def test_a_limit_that_may_not_be_raised(box: Box) -> None:
+    with open("/proc/self/status", encoding="ascii") as file:
+        status = dict(line.split(":\t", 1) for line in file)
+    if int(status["CapEff"], 16) >> CAP_SYS_RESOURCE & 1:
+        pytest.skip("this process may raise limits")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pytest.raises(SandboxError, match="limit"):
+        box.sh("true", ulimits=(("nofile", hard + 1, hard + 1),))
 
 
 def test_an_unknown_limit(box: Box) -> None:

@@ -1,0 +1,27 @@
+"""What the machine is found to have."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from stagewright.sandbox.probe import cgroup_version, probe
+
+
+def test_the_facts_of_this_machine() -> None:
+    facts = {fact.name: fact for fact in probe()}
+    assert facts["kernel"].value.startswith(os.uname().release)
+    assert facts["cgroups"].value == cgroup_version()
+    assert facts["seccomp"].missing is None
+    assert "mnt" in facts["namespaces"].value.split()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_overlayfs_is_tried_and_leaves_nothing() -> None:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        before = file.read()
+    (overlay,) = [fact for fact in probe() if fact.name == "overlayfs"]
+    assert overlay.missing is None
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        assert file.read() == before
