@@ -62,8 +62,8 @@ def build(
     context, `file` the Dockerfile's path (default `Dockerfile` in the context), `dockerfile` its text instead,
     `build_args` name to value, `outputs` what to make (default: an image in the store, under `tags`), `shm_size` in
     bytes, `ulimits` (name, soft, hard). `jobs` bounds the steps that run at once, `offline` forbids to ask registries,
-    `oci_runtime` is the path of an OCI runtime to run steps with, `host_ca` lets steps trust the host's CA bundle (True)
-    or that of a path. `root` is the state directory and `config` the configuration file.
+    `oci_runtime` is the path of an OCI runtime to run steps with, `host_ca` lets steps trust the host's CA bundle
+    (True) or that of a path. `root` is the state directory and `config` the configuration file.
 
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.

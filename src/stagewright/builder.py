@@ -17,6 +17,8 @@ from stagewright.dockerfile.ast import Dockerfile
 from stagewright.dockerfile.ignore import Matcher, read_patterns
 from stagewright.dockerfile.instructions import parse
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError, UsageError
+from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
+from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import MAIN_CONTEXT, BaseImage, ImageRequest, Options, Plan
 from stagewright.image.platform import Platform, host_platform, parse_platform
@@ -26,6 +28,7 @@ from stagewright.ops.worker import Worker
 from stagewright.options import BuildOptions, BuildResult
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource, ResolvedImage
 from stagewright.sources.local import LocalContext
@@ -55,6 +58,9 @@ class Builder:
         self._client: RegistryClient | None = None
         self._runtime: Runtime | None = None
         self._context: LocalContext | None = None
+        self._base_names: tuple[str, ...] = ()
+        self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
+        self._opened = ExitStack()
         self._lock = threading.Lock()
         self.images = ImageSource(
             self.client,
@@ -68,16 +74,15 @@ class Builder:
         )
         self.platform = parse_platform(options.platform) if options.platform else host_platform()
 
-    def run(self, stack: ExitStack) -> tuple[Plan, Result]:
-        """Build up to the result; what is opened for it is closed with `stack`."""
-        stack.callback(self.state.close)
+    def build(self) -> tuple[Plan, Result]:
+        """Build up to the result."""
         if not os.path.isdir(self._options.context):
             raise NotFoundError(f"the build context {self._options.context} is not a folder")
-        agents = SshAgents({source.id: source.paths for source in self._options.ssh}, self._env)
-        agents.check()
-        stack.callback(agents.close)
+        if self._options.build_contexts:
+            raise UsageError("named build contexts are not supported yet")
+        self._agents.check()
         self._check_secrets()
-        stack.enter_context(BuildLease(self.state.locks, self._cancel))
+        self._opened.enter_context(BuildLease(self.state.locks, self._cancel))
         dockerfile = self._read_dockerfile()
         exclusion = self._read_ignore_file()
         plan = convert(dockerfile, self._frontend_options(), self._resolve)
@@ -92,13 +97,54 @@ class Builder:
             runtime=self._get_runtime,
             context=lambda name: self._open_context(exclusion),
             secret=self._secret,
-            ssh_socket=agents.socket,
+            ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
         )
-        stack.callback(self._close)
         jobs = self._options.jobs or self.config.jobs
         solver = Solver(runners(worker), self.state.keys, self.state.locks, self._emitter, self._cancel, jobs)
         return plan, solver.solve([plan.vertex])[0]
+
+    def export(self, plan: Plan, result: Result, exporters: Sequence[Exporter]) -> list[Exported | None]:
+        """Make all outputs, in their order; a layer that several of them need is packed once."""
+        state = self.state
+        services = Services(
+            snapshots=state.snapshots,
+            blobs=state.blobs,
+            layers=LayerBlobs(state.snapshots, state.blobs, state.db),
+            images=state.images,
+            config=self.config,
+            env=self._env,
+            client=self.client,
+            cancel=self._cancel,
+        )
+        exported = ExportResult(
+            platform=plan.config.platform,
+            snapshot=result.snapshot,
+            layers=state.snapshots.layers(result.snapshot),
+            config=plan.config,
+            epoch=plan.epoch,
+            annotations=self._options.annotations,
+            bases=self._base_names,
+        )
+        made: list[Exported | None] = []
+        for exporter in exporters:
+            if isinstance(exporter, CacheOnlyExporter):
+                continue
+            with self._vertex(exporter.title) as reporter:
+                made.append(exporter.export(exported, services, reporter))
+        return made
+
+    def close(self) -> None:
+        """Give everything back; what steps still run is killed."""
+        if self._runtime is not None:
+            self._runtime.close()
+        self._agents.close()
+        if self._context is not None:
+            self._context.close()
+        self._opened.close()
+        if self._client is not None:
+            self._client.close()
+        self.state.close()
 
     # --- what a build is given ------------------------------------------------------------------------------------
 
@@ -130,12 +176,6 @@ class Builder:
             if self._context is None:
                 self._context = LocalContext(self._options.context, self.state.context_indexes, exclusion)
             return self._context
-
-    def _close(self) -> None:
-        if self._runtime is not None:
-            self._runtime.close()
-        if self._context is not None:
-            self._context.close()
 
     def _host_ca(self) -> str | None:
         wanted = self._options.host_ca if self._options.host_ca is not None else self.config.host_ca
@@ -251,6 +291,7 @@ class Builder:
             assert result is not None
             pinned = f"{result.reference}@{result.manifest_descriptor.digest}"
             bases.append(BaseImage(pinned, result.config))
+            self._base_names += (str(result.reference),)
         return bases
 
     def _resolve_one(self, name: str, platform: Platform) -> ResolvedImage:
@@ -282,9 +323,20 @@ def _read_file(path: str, what: str) -> bytes:
 
 
 def run_build(options: BuildOptions, sink: Sink | None, cancel: threading.Event, env: Mapping[str, str]) -> BuildResult:
-    """Run one build to its end. Raises StagewrightError."""
+    """Run one build to its end, outputs included. Raises StagewrightError."""
     emitter = Emitter(sink)
+    exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
     with ExitStack() as stack:
         builder = Builder(options, emitter, cancel, env)
-        plan, result = builder.run(stack)
-        return BuildResult(None, None, None, (), tuple(emitter.warnings))
+        stack.callback(builder.close)
+        plan, result = builder.build()
+        images = builder.export(plan, result, exporters)
+    image = next((image for image in images if image is not None), None)
+    names = dict.fromkeys(name for image in images if image is not None for name in image.names)
+    return BuildResult(
+        digest=image.descriptor.digest if image else None,
+        config_digest=image.config_digest if image else None,
+        descriptor=image.descriptor.to_json() if image else None,
+        names=tuple(names),
+        warnings=tuple(emitter.warnings),
+    )
