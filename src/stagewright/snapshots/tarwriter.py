@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from stagewright.errors import StoreError
 from stagewright.snapshots import overlay, tarreader
 from stagewright.snapshots.sinks import ChunkSink
 from stagewright.snapshots.tarheader import END, header, marker
 from stagewright.snapshots.tarreader import BLOCK
+from stagewright.snapshots.tree import walk
 
 _TYPES = {
     stat.S_IFREG: tarreader.REGULAR,
@@ -35,7 +36,7 @@ def write_tree(
     first_names: dict[tuple[int, int], bytes] = {}
     written = 0
     try:
-        for name, path, info in _walk(os.fsencode(folder)):
+        for name, path, info in walk(folder):
             mtime_s = info.st_mtime_ns // 1_000_000_000
             if epoch is not None:
                 mtime_s = min(mtime_s, epoch)
@@ -51,26 +52,6 @@ def write_tree(
         sink.write(END)
     except OSError as error:
         raise StoreError(f"cannot read a file of a layer: {error}") from error
-
-
-def _walk(folder: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """Name in the archive (without a slash at the end), path and lstat of everything below a folder."""
-    pending = [_listing(folder, b"")]
-    while pending:
-        try:
-            name, path, info = next(pending[-1])
-        except StopIteration:
-            pending.pop()
-            continue
-        yield name, path, info
-        if stat.S_ISDIR(info.st_mode):
-            pending.append(_listing(path, name + b"/"))
-
-
-def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    with os.scandir(folder) as entries:
-        found = sorted((entry.name, entry.path, entry.stat(follow_symlinks=False)) for entry in entries)
-    return ((prefix + name, path, info) for name, path, info in found)
 
 
 def _write_member(

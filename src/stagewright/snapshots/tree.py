@@ -5,8 +5,31 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from stagewright.snapshots import overlay
+
+_COPY = 1 << 30
+
+
+def walk(folder: str | bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Everything below a folder as name relative to it, path, and lstat: each directory's entries in byte order."""
+    pending = [_listing(os.fsencode(folder), b"")]
+    while pending:
+        try:
+            name, path, info = next(pending[-1])
+        except StopIteration:
+            pending.pop()
+            continue
+        yield name, path, info
+        if stat.S_ISDIR(info.st_mode):
+            pending.append(_listing(path, name + b"/"))
+
+
+def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, entry.path, entry.stat(follow_symlinks=False)) for entry in entries)
+    return ((prefix + name, path, info) for name, path, info in found)
 
 
 def tree_size(folder: str) -> int:
@@ -116,8 +139,15 @@ def _copy_content(source: bytes, target: bytes) -> None:
     try:
         writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            while os.copy_file_range(reader, writer, 1 << 30):
-                pass
+            try:
+                while os.copy_file_range(reader, writer, _COPY):
+                    pass
+            except OSError as error:
+                # Not every pair of file systems can; whatever was copied was counted by both offsets.
+                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                while os.sendfile(writer, reader, None, _COPY):
+                    pass
         finally:
             os.close(writer)
     finally:

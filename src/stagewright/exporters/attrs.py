@@ -1,0 +1,56 @@
+"""Exporters' options as `docker buildx build --output` spells them, made typed; what is unknown is refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from stagewright.errors import UsageError
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+class Attrs:
+    """The options of one output. Each is taken once; `finish()` refuses those that nobody took."""
+
+    def __init__(self, kind: str, attrs: Mapping[str, str]) -> None:
+        self._kind = kind
+        self._left = dict(attrs)
+
+    def text(self, key: str) -> str | None:
+        """The value, None where the option is absent."""
+        return self._left.pop(key, None)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A boolean as Go's strconv.ParseBool reads it; an empty value means true."""
+        value = self._left.pop(key, None)
+        if value is None:
+            return default
+        if value == "" or value in _TRUE:
+            return True
+        if value in _FALSE:
+            return False
+        raise UsageError(f'--output type={self._kind}: {key}="{value}" is neither true nor false')
+
+    def integer(self, key: str) -> int | None:
+        """A whole number, None where the option is absent."""
+        value = self._left.pop(key, None)
+        if value is None:
+            return None
+        if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
+            raise UsageError(f'--output type={self._kind}: {key}="{value}" is not a number')
+        return int(value)
+
+    def prefixed(self, pattern: re.Pattern[str]) -> dict[str, str]:
+        """All options whose names match."""
+        found = {key: value for key, value in self._left.items() if pattern.fullmatch(key)}
+        for key in found:
+            del self._left[key]
+        return found
+
+    def finish(self) -> None:
+        """Raise UsageError for an option that is left."""
+        if self._left:
+            key = min(self._left)
+            raise UsageError(f'--output type={self._kind}: unknown or unsupported option "{key}"')

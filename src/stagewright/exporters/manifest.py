@@ -1,0 +1,94 @@
+"""A result becomes an image in the blob store: layer blobs, config, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stagewright.errors import UsageError
+from stagewright.exporters.annotations import Annotations
+from stagewright.exporters.imageconfig import LayerFacts, complete
+from stagewright.exporters.result import Exported, ExportResult, Services
+from stagewright.image import mediatypes
+from stagewright.image.descriptor import Descriptor
+from stagewright.image.manifest import Manifest
+from stagewright.progress.reporter import Reporter, Status
+from stagewright.records import dataclass, field
+from stagewright.snapshots.compress import Compression, LayerBlob
+
+_CREATED = "org.opencontainers.image.created"
+_CONFIG_DIGEST = "config.digest"
+_OCI = {"": mediatypes.OCI_LAYER, "gzip": mediatypes.OCI_LAYER_GZIP, "zstd": mediatypes.OCI_LAYER_ZSTD}
+_DOCKER = {"": mediatypes.DOCKER_LAYER, "gzip": mediatypes.DOCKER_LAYER_GZIP, "zstd": mediatypes.DOCKER_LAYER_ZSTD}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageForm:
+    """In which form an image is made: its layers' compression, whether pulled layers are compressed anew, the family of
+    its media types, whether files' times later than the epoch are put back to it."""
+
+    compression: Compression = field(default_factory=Compression)
+    force_compression: bool = False
+    oci_mediatypes: bool = True
+    rewrite_timestamp: bool = True
+
+
+def make_image(
+    result: ExportResult, services: Services, form: ImageForm, annotations: Annotations, reporter: Reporter
+) -> Exported:
+    """Put the image of a result into the blob store and answer it, still without a name.
+
+    Raises UsageError for annotations on Docker's media types, which have no place for them.
+    """
+    if annotations.manifest and not form.oci_mediatypes:
+        raise UsageError("annotations need OCI media types", hint="leave oci-mediatypes=false out")
+    blobs = _layer_blobs(result, services, form, reporter)
+    facts = [
+        LayerFacts(blob.diff_id, services.snapshots.row(snapshot).created)
+        for snapshot, blob in zip(result.layers, blobs, strict=True)
+    ]
+    config = complete(result.config, facts, result.epoch)
+    config_data = config.to_bytes()
+    oci = form.oci_mediatypes
+    config_digest = services.blobs.write(config_data)
+    manifest = Manifest(
+        config=Descriptor(mediatypes.OCI_CONFIG if oci else mediatypes.DOCKER_CONFIG, config_digest, len(config_data)),
+        layers=tuple(Descriptor(_layer_type(blob, oci=oci), blob.digest, blob.size) for blob in blobs),
+        media_type=mediatypes.OCI_MANIFEST if oci else mediatypes.DOCKER_MANIFEST,
+        annotations=annotations.manifest,
+    )
+    manifest_data = manifest.to_bytes()
+    digest = services.blobs.write(manifest_data)
+    for what in (f"exporting manifest {digest}", f"exporting config {config_digest}"):
+        with reporter.status(what):
+            pass
+    notes = {**annotations.descriptor, _CONFIG_DIGEST: config_digest}
+    if config.created is not None:
+        notes[_CREATED] = config.created
+    descriptor = Descriptor(manifest.media_type, digest, len(manifest_data), annotations=notes)
+    return Exported(descriptor, config_digest)
+
+
+def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, reporter: Reporter) -> list[LayerBlob]:
+    with reporter.status("exporting layers") as row:
+        done = 0
+        blobs = []
+        for snapshot in result.layers:
+            blobs.append(
+                services.layers.obtain(
+                    snapshot,
+                    form.compression,
+                    force=form.force_compression,
+                    epoch=result.epoch if form.rewrite_timestamp else None,
+                    progress=_beyond(row, done),
+                )
+            )
+            done = row.current
+        return blobs
+
+
+def _beyond(row: Status, done: int) -> Callable[[int], None]:
+    return lambda current: row.update(done + current)
+
+
+def _layer_type(blob: LayerBlob, *, oci: bool) -> str:
+    return (_OCI if oci else _DOCKER)[mediatypes.LAYER_COMPRESSION[blob.media_type]]

@@ -1,0 +1,82 @@
+"""Pushing an image that is in the store, and showing how far that is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from stagewright.config import Config, RegistryTable
+from stagewright.exporters.result import Services
+from stagewright.image.descriptor import Descriptor
+from stagewright.progress.reporter import Reporter, Status
+from stagewright.records import replace
+from stagewright.registry.reference import Reference
+
+
+def push(
+    services: Services,
+    reference: Reference,
+    descriptor: Descriptor,
+    bases: Iterable[str],
+    reporter: Reporter,
+    *,
+    insecure: bool,
+) -> None:
+    """Push an image under a name, or under its digest where the name has no tag.
+
+    `bases` are names of images whose repositories may have some of the blobs already. With `insecure` the registry may
+    speak HTTP, or TLS with a certificate that nobody vouches for. Raises what the registry client raises.
+    """
+    from stagewright.registry.transfer import push_image
+
+    sources = [Reference.parse(name) for name in bases]
+    mount_from = [source.path for source in sources if source.domain == reference.domain]
+    with ExitStack() as stack:
+        if insecure:
+            from stagewright.registry.client import RegistryClient
+
+            client = RegistryClient(_insecure(services.config, reference.domain), services.env)
+            stack.callback(client.close)
+        else:
+            client = services.client()
+        progress = _Progress(reporter, f"pushing manifest for {reference}@{descriptor.digest}")
+        push_image(
+            client,
+            reference,
+            descriptor,
+            services.blobs,
+            mount_from=tuple(dict.fromkeys(mount_from)),
+            progress=progress.report,
+            cancel=services.cancel,
+        )
+        progress.end()
+
+
+def _insecure(config: Config, domain: str) -> Config:
+    table = config.registries.get(domain, RegistryTable())
+    return replace(config, registries={**config.registries, domain: replace(table, insecure=True)})
+
+
+class _Progress:
+    """Two rows: the bytes of all layers, and from then on the manifest."""
+
+    def __init__(self, reporter: Reporter, manifest: str) -> None:
+        self._reporter = reporter
+        self._manifest = manifest
+        self._lock = threading.Lock()
+        self._blobs: dict[str, tuple[int, int]] = {}
+        self._layers = Status(reporter, "pushing layers", 0, time.time())
+        self._layers.update(0)
+
+    def report(self, blob: Descriptor, current: int, total: int) -> None:
+        with self._lock:
+            self._blobs[blob.digest] = (current, total)
+            done = sum(entry[0] for entry in self._blobs.values())
+            self._layers.update(done, sum(entry[1] for entry in self._blobs.values()))
+
+    def end(self) -> None:
+        self._layers.done()
+        with self._reporter.status(self._manifest):
+            pass

@@ -1,0 +1,65 @@
+"""What exporters take and give, and the stores that they work with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from stagewright.config import Config
+from stagewright.content.blobs import BlobStore
+from stagewright.content.images import ImageStore
+from stagewright.image.config import ImageConfig
+from stagewright.image.descriptor import Descriptor
+from stagewright.image.platform import Platform
+from stagewright.records import dataclass, field
+from stagewright.snapshots.layers import LayerBlobs
+from stagewright.snapshots.store import SnapshotStore
+
+if TYPE_CHECKING:
+    from stagewright.registry.client import RegistryClient
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """The result of a build.
+
+    `snapshot` holds its files (None: none), `layers` are the snapshots of the whole chain, the bottom one first.
+    `config` is the image's config, whose diff IDs and missing times the exporter fills in. `epoch` is
+    SOURCE_DATE_EPOCH in seconds. `annotations` are those of `--annotation`, keys with their `manifest:` and the like.
+    `bases` are the names of images that some layers came from, in repositories that a registry can mount blobs from.
+    """
+
+    platform: Platform
+    snapshot: int | None
+    layers: tuple[int, ...]
+    config: ImageConfig
+    epoch: int | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    bases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What exporters work with. `client` makes the registry client when the network is first needed.
+
+    `env` is the process's environment. `cancel` ends transfers when it is set.
+    """
+
+    snapshots: SnapshotStore
+    blobs: BlobStore
+    layers: LayerBlobs
+    images: ImageStore
+    config: Config
+    env: Mapping[str, str]
+    client: Callable[[], RegistryClient]
+    cancel: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An image that was made: its manifest's descriptor, its config's digest (the image ID), and its whole names."""
+
+    descriptor: Descriptor
+    config_digest: str
+    names: tuple[str, ...] = ()
