@@ -54,6 +54,8 @@ _DEV_SIZE = str(64 << 20)
 _OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"))
 _FSCONFIG_MAX = 255
 
+_EMPTY_DIRECTORY, _EMPTY_FILE = "directory", "file"
+
 
 class FileSystem:
     """The file system of one step while it is being built, in the mount namespace of the calling process."""
@@ -66,7 +68,8 @@ class FileSystem:
         self._files = 0
         self._stage = _memory_filesystem()
         kernel.move_mount_to(self._stage, stage_at)
-        os.mkdir("empty", 0o755, dir_fd=self._stage)
+        os.mkdir(_EMPTY_DIRECTORY, 0o755, dir_fd=self._stage)
+        os.close(os.open(_EMPTY_FILE, os.O_CREAT | os.O_WRONLY, 0o444, dir_fd=self._stage))
         self.root_fd = self._overlay(lowers, upper, work)
         kernel.mount_setattr(self.root_fd, self._nodev)
         self.root_name = self.put_on_stage(self.root_fd)
@@ -74,7 +77,7 @@ class FileSystem:
 
     def _overlay(self, lowers: list[str], upper: str | None, work: str | None) -> int:
         """A detached mount of the layers, of which there may be none."""
-        empty = f"/proc/self/fd/{self._stage}/empty"
+        empty = f"/proc/self/fd/{self._stage}/{_EMPTY_DIRECTORY}"
         if not lowers:
             # Without anything below, a layer's directory is its whole file system.
             if upper is not None:
@@ -182,15 +185,13 @@ class FileSystem:
                 self._attach_in(dev, kernel.open_tree_at(entry.path), entry.name)
 
     def _mask(self, mount: int, name: str) -> None:
-        """Cover a file with /dev/null and a directory with an empty one, where there is such a path."""
+        """Cover a file or directory with an empty one, where there is such a path."""
         try:
             target = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=mount)
         except OSError:
             return
-        if stat.S_ISDIR(os.fstat(target).st_mode):
-            cover = kernel.open_tree(self._stage, "empty")
-        else:
-            cover = self._file(b"", 0o444, 0, 0)
+        is_directory = stat.S_ISDIR(os.fstat(target).st_mode)
+        cover = kernel.open_tree(self._stage, _EMPTY_DIRECTORY if is_directory else _EMPTY_FILE)
         kernel.mount_setattr(cover, _READONLY | _LOCKED)
         kernel.move_mount(cover, target)
         os.close(cover)
