@@ -29,7 +29,7 @@ def test_what_is_saved_can_be_loaded_elsewhere(world: World, tmp_path: Path, for
     other = world.image("registry.example.com/other:2", b"two", b"three")
     nameless = world.image(None, b"four")
     archive = saved(world, "app:1", "registry.example.com/other:2", nameless.digest, format=format)
-    elsewhere = World(tmp_path / "elsewhere" / "state")
+    elsewhere = World(tmp_path / "elsewhere")
     try:
         names = elsewhere.store.load(io.BytesIO(archive))
         assert names == ["app:1", "registry.example.com/other:2", nameless.digest]
