@@ -11,7 +11,7 @@ import os
 import select
 from _socket import socket
 
-from stagewright.sandbox import kernel, process, wire
+from stagewright.sandbox import kernel, leftovers, process, wire
 from stagewright.sandbox.child import Child, NativeChild
 
 TYPE_CHECKING = False
@@ -26,29 +26,31 @@ def main(control_fd: int) -> NoReturn:
     control = socket(fileno=control_fd)
     os.set_inheritable(control_fd, False)
     try:
-        _enter_pid_namespace()
-        launcher = _Launcher(control)
+        program, bundles = wire.receive_message(control)
+        _enter_pid_namespace(bundles)
+        launcher = _Launcher(control, program, bundles is not None)
     except (OSError, EOFError) as error:
         wire.send(control, (wire.FAILED, f"cannot start the launcher of steps: {error}"))
         os._exit(1)
     launcher.serve()
 
 
-def _enter_pid_namespace() -> None:
-    """Come back as the first process of a new PID namespace; the old process stays to wait for it."""
+def _enter_pid_namespace(bundles: tuple[str, str] | None) -> None:
+    """Come back as the first process of a new PID namespace; the old process stays to clean up after it."""
     kernel.unshare(kernel.CLONE_NEWPID)
     pid = os.fork()
     if pid:
         os.closerange(0, 1 << 16)
         os.waitpid(pid, 0)
+        if bundles is not None:
+            leftovers.remove(*bundles)
         os._exit(0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
 
 
 class _Launcher:
-    def __init__(self, control: socket) -> None:
+    def __init__(self, control: socket, program: bytes, with_bundles: bool) -> None:
         self._control = control
-        program, with_bundles = wire.receive_message(control)
         self._privileges = process.Privileges(kernel.SeccompProgram(program))
         self._child_type: type[Child] = NativeChild
         if with_bundles:

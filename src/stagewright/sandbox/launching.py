@@ -10,14 +10,17 @@ import threading
 from stagewright.errors import SandboxError
 from stagewright.sandbox import seccomp, wire
 
+Bundles = tuple[str, str]
+"""For OCI runtimes: a directory to mount bundles upon and the control group of all steps; both go with the launcher."""
+
 
 class LauncherProcess:
-    """The launcher and the socket on which it takes steps, which come as bundles or run natively.
+    """The launcher and the socket on which it takes steps, which run natively or as `bundles`.
 
     Raises SandboxError where it cannot be started.
     """
 
-    def __init__(self, *, with_bundles: bool) -> None:
+    def __init__(self, bundles: Bundles | None = None) -> None:
         program = seccomp.default_filter(os.uname().machine)
         self._control, theirs = socket.socketpair()
         self._pid = 0
@@ -38,9 +41,9 @@ class LauncherProcess:
             self._control.close()
             reason = failures[0].strerror
             raise SandboxError(f"cannot start the launcher of steps: {reason}", hint="steps need to run as root")
-        self._greet((program, with_bundles))
+        self._greet((program, bundles))
 
-    def _greet(self, greeting: tuple[bytes, bool]) -> None:
+    def _greet(self, greeting: tuple[bytes, Bundles | None]) -> None:
         try:
             self._control.sendall(wire.pack(greeting))
             answer = wire.receive_message(self._control)
@@ -95,8 +98,8 @@ def _spawn_launcher(control_fd: int) -> int:
 class LauncherSlot:
     """The launcher of a runtime: started by the first thread that needs it, ended once."""
 
-    def __init__(self, *, with_bundles: bool) -> None:
-        self._with_bundles = with_bundles
+    def __init__(self, bundles: Bundles | None = None) -> None:
+        self._bundles = bundles
         self._lock = threading.Lock()
         self._launcher: LauncherProcess | None = None
         self._closed = False
@@ -107,7 +110,7 @@ class LauncherSlot:
             if self._closed:
                 raise SandboxError("the runtime is closed")
             if self._launcher is None:
-                self._launcher = LauncherProcess(with_bundles=self._with_bundles)
+                self._launcher = LauncherProcess(self._bundles)
             return self._launcher
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ class NativeRuntime:
     """Runs steps by a launcher process that is started with the first one."""
 
     def __init__(self) -> None:
-        self._launcher = LauncherSlot(with_bundles=False)
+        self._launcher = LauncherSlot()
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""

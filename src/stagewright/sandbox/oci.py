@@ -29,33 +29,32 @@ class OciRuntime:
         if found is None:
             raise SandboxError(f"there is no OCI runtime {path!r}")
         self._path = os.path.abspath(found)
-        self._launcher = LauncherSlot(with_bundles=True)
         # Only ever a place to mount upon, in the namespace of one step.
         self._directory = tempfile.mkdtemp(prefix="stagewright-oci-")
+        self._cgroup = os.path.basename(self._directory)
+        self._launcher = LauncherSlot((self._directory, self._cgroup))
         self._numbers = itertools.count(1)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
         request = build_request(step)
-        name = f"stagewright-{os.getpid()}-{next(self._numbers)}"
+        number = next(self._numbers)
         request["oci"] = {
             "runtime": self._path,
             "directory": self._directory,
-            "id": name,
-            "config": bundle_config(step, request["limits"], name),
+            "id": f"step{number}",
+            "config": bundle_config(step, request["limits"], f"{self._cgroup}/step{number}"),
         }
-        try:
-            return StepRun(step, request, on_output, cancel).run(self._launcher.get())
-        finally:
-            _remove_cgroups(name)
+        return StepRun(step, request, on_output, cancel).run(self._launcher.get())
 
     def close(self) -> None:
         """See `Runtime.close`."""
         self._launcher.close()
+        # The launcher has done so, if it was ever started.
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def bundle_config(step: Step, limits: list[tuple[int, int, int]], name: str) -> dict[str, Any]:
+def bundle_config(step: Step, limits: list[tuple[int, int, int]], cgroup: str) -> dict[str, Any]:
     """The config.json of a step, less what only its root file system tells: user, environment, root, own mounts."""
     insecure = step.security == "insecure"
     namespaces = [*_NAMESPACES, *(["network"] if step.network == "none" else [])]
@@ -65,7 +64,7 @@ def bundle_config(step: Step, limits: list[tuple[int, int, int]], name: str) -> 
     ]
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces],
-        "cgroupsPath": name,
+        "cgroupsPath": cgroup,
         "resources": {"devices": [{"allow": insecure, "access": "rwm"}]},
     }
     if insecure:
@@ -136,17 +135,3 @@ def _host_devices() -> list[dict[str, Any]]:
 
 def _unsigned(limit: int) -> int:
     return limit if limit >= 0 else (1 << 64) - 1
-
-
-def _remove_cgroups(name: str) -> None:
-    """Remove the control groups of a runtime that was killed before it could do so itself."""
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        entries = [line.rstrip("\n").split(":", 2) for line in file]
-    for _, controllers, path in entries:
-        own = controllers.removeprefix("name=")
-        for hierarchy in (own, "unified") if own else ("", "unified"):
-            try:
-                os.rmdir(os.path.join(_CGROUP_MOUNTS, hierarchy, path.lstrip("/"), name))
-            except OSError:
-                # The usual case: the runtime has removed it.
-                continue

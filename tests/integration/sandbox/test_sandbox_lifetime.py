@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -47,8 +48,13 @@ def children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def cgroups() -> list[Path]:
-    return list(Path("/sys/fs/cgroup").rglob(f"stagewright-{os.getpid()}-*"))
+def groups_of_steps() -> list[Path]:
+    """Control groups that OCI runtimes have made for steps of any builder."""
+    return [path for path in Path("/sys/fs/cgroup").rglob("stagewright-oci-*/step*") if path.is_dir()]
+
+
+def places_of_bundles() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob("stagewright-oci-*"))
 
 
 def test_many_steps_leave_nothing(box: Box) -> None:
@@ -59,7 +65,7 @@ def test_many_steps_leave_nothing(box: Box) -> None:
     for number in range(count):
         assert box.sh(f"exit {number % 2}", root=root).code == number % 2
     assert (len(os.listdir("/proc/self/fd")), children(), mounts(), threading.active_count()) == before
-    assert cgroups() == []
+    assert groups_of_steps() == []
 
 
 def test_failed_starts_leave_nothing(box: Box) -> None:
@@ -107,7 +113,6 @@ def test_cancel_kills_the_whole_tree(box: Box, marker: str) -> None:
     assert ran.outcome.canceled
     assert ran.code == 137
     assert processes_with(marker) == []
-    assert cgroups() == []
     assert box.sh("echo next").out == "next\n"
 
 
@@ -159,7 +164,7 @@ runtime.run(step, lambda stream, data: print("up", flush=True), threading.Event(
 def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str) -> None:
     for name in ("up", "wk"):
         (tmp_path / name).mkdir()
-    before = mounts()
+    before = (mounts(), places_of_bundles(), groups_of_steps())
     extra = [box.runtime._path] if isinstance(box.runtime, OciRuntime) else []
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(box.lower), str(tmp_path), marker, *extra]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as builder:
@@ -174,7 +179,7 @@ def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str) 
         os.close(pidfd)
         assert ready
     assert processes_with(marker) == []
-    assert mounts() == before
+    assert (mounts(), places_of_bundles(), groups_of_steps()) == before
 
 
 def descendants(pid: int) -> list[int]:
@@ -186,6 +191,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def test_closing_kills_what_runs(box: Box, marker: str, tmp_path: Path) -> None:
+    before = (places_of_bundles(), groups_of_steps())
     runtime = OciRuntime(box.runtime._path) if isinstance(box.runtime, OciRuntime) else NativeRuntime()
     other = Box(runtime, box.lower, tmp_path)
     up = threading.Event()
@@ -205,6 +211,7 @@ def test_closing_kills_what_runs(box: Box, marker: str, tmp_path: Path) -> None:
     assert not thread.is_alive()
     assert len(errors) == 1
     assert processes_with(marker) == []
+    assert (places_of_bundles(), groups_of_steps()) == before
     runtime.close()
     with pytest.raises(SandboxError, match="closed"):
         other.sh("true")
