@@ -33,9 +33,7 @@ class FileRunner:
 
     def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
         op = _op(vertex)
-        return tuple(
-            sorted({action.input for action in op.actions if isinstance(action, CopyAction)} - {op.base})
-        )
+        return tuple(sorted({action.input for action in op.actions if isinstance(action, CopyAction)} - {op.base}))
 
     def content_digest(self, vertex: Vertex, index: int, source: Result) -> str:
         actions = _copies_from(vertex, index)

@@ -7,7 +7,12 @@ from stagewright.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A filesystem: the snapshot of that id, the named build context in place, or (neither) an empty one."""
+    """A filesystem: the snapshot of that id, the named build context in place, or (neither) an empty one.
+
+    `exact` is False where it is not what its key promises, since a build context changed before it was copied: good
+    for this build, and for no other.
+    """
 
     snapshot: int | None = None
     context: str | None = None
+    exact: bool = True

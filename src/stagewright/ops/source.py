@@ -28,7 +28,10 @@ class SourceRunner:
         assert isinstance(vertex.op, SourceOp)
         identifier = vertex.op.identifier
         if identifier.startswith(LOCAL):
-            return Result(context=identifier.removeprefix(LOCAL))
+            name = identifier.removeprefix(LOCAL)
+            # Named as BuildKit names it, for tools that look for the row.
+            self._worker.context(name).digests.on_read = reporter.row("transferring context:").update
+            return Result(context=name)
         assert identifier.startswith(IMAGE)
         digest = identifier.rpartition("@")[2]
         return Result(self._worker.images.snapshot(digest, reporter, self._worker.cancel))

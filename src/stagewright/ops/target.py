@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 
 from stagewright.errors import StagewrightError
+from stagewright.sources.digests import read_xattrs
 from stagewright.sources.tree import resolve_links
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -122,12 +122,8 @@ def copy_xattrs(source: int, destination: int) -> None:
 
     One that the destination's filesystem does not take is left out, as `cp -a` and BuildKit do.
     """
-    for name in _copied_names(os.listxattr(source)):
+    for name, value in read_xattrs(source):
         try:
-            os.setxattr(destination, name, os.getxattr(source, name))
+            os.setxattr(destination, name, value)
         except OSError:
             continue
-
-
-def _copied_names(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not name.startswith(("trusted.overlay.", "user.overlay."))]

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 from stagewright.errors import SourceRange
 from stagewright.progress.events import Event, LogEvent, Sink, StatusEvent, VertexEvent, WarningEvent
-from stagewright.records import dataclass, replace
+from stagewright.records import dataclass, field, replace
+
+_UPDATE_INTERVAL_S = 0.05
 
 
 class Emitter:
@@ -46,12 +48,16 @@ class Reporter:
 
     emit: Emitter
     event: VertexEvent
+    rows: list[Status] = field(default_factory=list)
 
     def start(self) -> None:
         self._send(replace(self.event, started=time.time()))
 
     def end(self, *, cached: bool = False, error: str = "") -> None:
         now = time.time()
+        for row in self.rows:
+            row.done()
+        self.rows.clear()
         started = self.event.started if self.event.started is not None else now
         self._send(replace(self.event, started=started, completed=now, cached=cached, error=error))
 
@@ -64,6 +70,12 @@ class Reporter:
 
     def warn(self, short: str, *, detail: tuple[str, ...] = (), location: SourceRange | None = None) -> None:
         self.emit(WarningEvent(self.event.digest, short, detail=detail, location=location))
+
+    def row(self, id: str) -> Status:
+        """A row below the vertex that starts now and ends with the vertex."""
+        row = Status(self, id, 0, time.time())
+        self.rows.append(row)
+        return row
 
     @contextmanager
     def status(self, id: str, total: int = 0) -> Iterator[Status]:
@@ -83,24 +95,28 @@ class Status:
     total: int
     started: float
     current: int = 0
+    sent: float = 0.0
 
     def update(self, current: int, total: int | None = None) -> None:
         self.current = current
         if total is not None:
             self.total = total
-        self._send(None)
+        # Every block of a fast transfer and every small file is more than anyone can see.
+        if not 0 <= time.time() - self.sent < _UPDATE_INTERVAL_S:
+            self._send(None)
 
     def done(self) -> None:
         self._send(time.time())
 
     def _send(self, completed: float | None) -> None:
+        self.sent = time.time()
         self.reporter.emit(
             StatusEvent(
                 self.reporter.event.digest,
                 self.id,
                 current=self.current,
                 total=self.total,
-                timestamp=time.time(),
+                timestamp=self.sent,
                 started=self.started,
                 completed=completed,
             )

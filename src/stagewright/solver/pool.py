@@ -38,6 +38,9 @@ class Pool:
     def submit(self, lane: Lane, task: Callable[[], None]) -> None:
         """Run `task` as soon as its lane has room. It must not raise."""
         with self._lock:
+            if lane == "step" and not self._waiting["step"]:
+                # How idle the cores were before anything waited says nothing about what runs now.
+                self._idle_meter.reset()
             self._waiting[lane].append(task)
             self._fill(lane)
 
@@ -81,8 +84,8 @@ class Pool:
                 self._idle -= 1
             else:
                 thread = threading.Thread(target=self._work, name="stagewright-worker", daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
 
     def _work(self) -> None:
         while (item := self._tasks.get()) is not None:
@@ -102,6 +105,10 @@ class _IdleMeter:
     def __init__(self) -> None:
         self._last: tuple[int, int] | None = None
         self._cores = os.cpu_count() or 1
+
+    def reset(self) -> None:
+        """Begin anew: the next look has nothing to compare with."""
+        self._last = None
 
     def idle_cores(self) -> int:
         with open("/proc/stat", "rb") as file:

@@ -1,29 +1,33 @@
 """The solver: walks a graph from its keys to its results, and runs what no result is known for.
 
 One thread, the caller's, owns all state and makes all decisions; threads of the pool do the work and post what came of
-it. A vertex goes through two phases. Its key needs the keys of its inputs (and the results of those inputs of which
-only the content counts, when the definition alone is not known yet). Its result is asked for by a user of it that
-misses, by the caller, and at once where its key was never seen before.
+it. A vertex goes through two phases. Its key needs the keys of its inputs, the digests of what it reads of build
+contexts, and (when the definition alone is not known yet) the results of the other inputs of which only the content
+counts. Its result is asked for by a user of it that misses, by the caller, and at once where its key was never seen
+before.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from stagewright.cache.keys import CachedResult, KeyStore
 from stagewright.cache.locks import LockFile
-from stagewright.errors import CanceledError
+from stagewright.errors import CanceledError, StagewrightError
 from stagewright.graph.ops import ExecOp, SourceOp
 from stagewright.graph.vertex import Vertex, walk
 from stagewright.ops.base import OpRunner
 from stagewright.ops.result import Result
 from stagewright.progress.events import VertexEvent
 from stagewright.progress.reporter import Emitter, Reporter
-from stagewright.records import dataclass, field
+from stagewright.records import dataclass, field, replace
 from stagewright.solver.keys import content_key, definition_key, is_context
 from stagewright.solver.pool import Lane, Pool
 
@@ -41,6 +45,8 @@ class _Node:
     content_inputs: tuple[int, ...]
     users: list[_Node] = field(default_factory=list)
     keys_missing: int = 0
+    contents: dict[int, str] = field(default_factory=dict)
+    readers_missing: int = 0
     definition: str | None = None
     canonical: str | None = None
     also_known_as: list[str] = field(default_factory=list)
@@ -78,18 +84,17 @@ class Solver:
         self._pending = 0
         self._ready: deque[_Node] = deque()
         self._used: list[str] = []
+        self._admit_at = 0.0
         self._failure: BaseException | None = None
 
     def solve(self, targets: Sequence[Vertex]) -> list[Result]:
         """The results of the targets, in their order. Raises the first failure after all running work has ended."""
         nodes = self._build_nodes(targets)
         try:
-            for target in targets:
-                self._want(nodes[target.digest])
-            self._ready.extend(node for node in nodes.values() if not node.keys_missing)
-            self._loop()
+            self._loop(nodes, targets)
         finally:
             self._pool.close()
+            self._end_contexts(nodes.values())
             self._keys.touch(self._used)
         if self._failure is not None:
             raise self._failure
@@ -119,25 +124,56 @@ class Solver:
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
+    def _loop(self, nodes: Mapping[str, _Node], targets: Sequence[Vertex]) -> None:
+        self._guarded(None, lambda: self._begin(nodes, targets))
         while self._failure is None or self._pending:
             if self._failure is None and self._cancel.is_set():
                 self._fail(CanceledError())
             while self._ready and self._failure is None:
-                self._find_key(self._ready.popleft())
+                node = self._ready.popleft()
+                self._guarded(node, partial(self._find_key, node))
             if not self._pending:
                 return
-            self._take_posted()
+            self._guarded(None, self._take_posted)
+
+    def _guarded(self, node: _Node | None, decide: Callable[[], None]) -> None:
+        """What goes wrong in this thread ends the build as any failure does: only after all running work has ended."""
+        try:
+            decide()
+        except BaseException as error:
+            self._fail(_located(node, error))
+
+    def _begin(self, nodes: Mapping[str, _Node], targets: Sequence[Vertex]) -> None:
+        for target in targets:
+            self._want(nodes[target.digest])
+        for node in nodes.values():
+            if is_context(node.vertex):
+                node.reporter.start()
+                node.result = node.runner.run(node.vertex, (), node.reporter)
+        for node in nodes.values():
+            contexts = [index for index in node.content_inputs if is_context(node.inputs[index].vertex)]
+            if contexts:
+                # The key of a context's reader waits for nothing else, so all of them are made at once.
+                node.keys_missing += 1
+                self._start_reading(node, contexts)
+            if not node.keys_missing:
+                self._ready.append(node)
 
     def _take_posted(self) -> None:
+        wait_s = None
+        if self._pool.crowded:
+            now = time.monotonic()
+            if now >= self._admit_at:
+                self._pool.admit_waiting_steps()
+                self._admit_at = now + _ADMISSION_INTERVAL_S
+            wait_s = self._admit_at - now
         try:
-            handle = self._posted.get(timeout=_ADMISSION_INTERVAL_S if self._pool.crowded else None)
+            handle = self._posted.get(timeout=wait_s)
         except Empty:
-            self._pool.admit_waiting_steps()
             return
         handle()
 
-    def _submit(self, lane: Lane, work: Callable[[], Callable[[], None]]) -> None:
+    def _submit(self, lane: Lane, node: _Node, work: Callable[[], Callable[[], None]]) -> None:
         """Run `work` in the pool; what it returns is called by the loop."""
         self._pending += 1
 
@@ -147,7 +183,7 @@ class Solver:
                     raise CanceledError
                 handle = work()
             except BaseException as error:
-                failure = error
+                failure = _located(node, error)
                 self._posted.put(lambda: self._finish(lambda: self._fail(failure)))
             else:
                 self._posted.put(lambda: self._finish(handle))
@@ -171,18 +207,36 @@ class Solver:
         vertex = node.vertex
         if is_context(vertex):
             node.canonical = vertex.digest
-            node.result = node.runner.run(vertex, (), node.reporter)
             self._key_found(node)
             return
-        if not any(is_context(vertex.inputs[index]) for index in node.content_inputs):
+        if not node.contents:
             node.definition = definition_key(vertex, node.input_keys)
             if not vertex.meta.ignore_cache and self._look_up(node, node.definition):
                 return
         if not node.content_inputs:
             self._new_canonical(node, node.definition)
             return
+        unread = [index for index in node.content_inputs if index not in node.contents]
+        if not unread:
+            self._content_found(node)
+            return
         node.waiting_for_content = True
-        self._wait_for(node, [node.inputs[index] for index in node.content_inputs])
+        self._wait_for(node, [node.inputs[index] for index in unread])
+
+    def _start_reading(self, node: _Node, contexts: list[int]) -> None:
+        """Have the digests made of what a node reads of build contexts, whose vertices run meanwhile."""
+        for index in contexts:
+            node.inputs[index].readers_missing += 1
+
+        def found() -> None:
+            for index in contexts:
+                context = node.inputs[index]
+                context.readers_missing -= 1
+                if not context.readers_missing:
+                    context.reporter.end()
+            self._key_of_input_found(node)
+
+        self._digest_content(node, contexts, found)
 
     def _look_up(self, node: _Node, key: str) -> bool:
         """Whether the key is known with a result; the node has its key then."""
@@ -197,25 +251,26 @@ class Solver:
                 return True
             return False
         node.canonical, node.cached = found.canonical, found.result
-        if node.definition is not None and key != node.definition:
+        exact = all(source.result is None or source.result.exact for source in node.inputs)
+        if node.definition is not None and key != node.definition and exact:
             self._keys.link(node.definition, found.canonical)
         self._used.append(found.canonical)
         self._key_found(node)
         return True
 
-    def _digest_content(self, node: _Node) -> None:
+    def _digest_content(self, node: _Node, indexes: list[int], then: Callable[[], None]) -> None:
         def work() -> Callable[[], None]:
-            contents = {}
-            for index in node.content_inputs:
+            for index in indexes:
                 source = node.inputs[index].result
                 assert source is not None
-                contents[index] = node.runner.content_digest(node.vertex, index, source)
-            return lambda: self._content_found(node, contents)
+                with _blamed(node):
+                    node.contents[index] = node.runner.content_digest(node.vertex, index, source)
+            return then
 
-        self._submit("file", work)
+        self._submit("file", node, work)
 
-    def _content_found(self, node: _Node, contents: dict[int, str]) -> None:
-        key = content_key(node.vertex, node.input_keys, contents)
+    def _content_found(self, node: _Node) -> None:
+        key = content_key(node.vertex, node.input_keys, node.contents)
         if not node.vertex.meta.ignore_cache and self._look_up(node, key):
             return
         node.also_known_as.append(key)
@@ -235,11 +290,14 @@ class Solver:
         if node.cached is not None:
             node.reporter.end(cached=True)
         for user in node.users:
-            user.keys_missing -= 1
-            if not user.keys_missing:
-                self._ready.append(user)
+            self._key_of_input_found(user)
         if node.wanted:
             self._get_result(node)
+
+    def _key_of_input_found(self, node: _Node) -> None:
+        node.keys_missing -= 1
+        if not node.keys_missing:
+            self._ready.append(node)
 
     # --- results ------------------------------------------------------------------------------------------------
 
@@ -295,7 +353,8 @@ class Solver:
     def _results_arrived(self, node: _Node) -> None:
         if node.waiting_for_content:
             node.waiting_for_content = False
-            self._digest_content(node)
+            unread = [index for index in node.content_inputs if index not in node.contents]
+            self._digest_content(node, unread, partial(self._content_found, node))
         else:
             self._run(node)
 
@@ -306,33 +365,72 @@ class Solver:
             result = self._run_once(node, inputs)
             return lambda: self._result_found(node, result)
 
-        self._submit(_lane(node.vertex), work)
+        self._submit(_lane(node.vertex), node, work)
 
     def _run_once(self, node: _Node, inputs: tuple[Result, ...]) -> Result:
         """Run a vertex, unless another build that shares the store has just done so."""
         canonical = node.canonical
         assert canonical is not None
+        if any(not source.exact for index, source in enumerate(inputs) if index not in node.content_inputs):
+            # The key speaks of other files than those that are used.
+            return replace(self._run_reported(node, inputs, None), exact=False)
         with self._locks.hold(f"work/{canonical}", cancel=self._cancel):
             known = None if node.vertex.meta.ignore_cache else self._keys.lookup(canonical)
             if known is not None and known.result is not None:
                 node.reporter.end(cached=True)
                 return Result(known.result.snapshot)
-            node.reporter.start()
-            try:
-                result = node.runner.run(node.vertex, inputs, node.reporter)
-                names = [canonical, *node.also_known_as, *([node.definition] if node.definition else [])]
+            return self._run_reported(node, inputs, canonical)
+
+    def _run_reported(self, node: _Node, inputs: tuple[Result, ...], canonical: str | None) -> Result:
+        """Run a vertex with its events, and record the result where it has a key."""
+        node.reporter.start()
+        with _blamed(node):
+            result = node.runner.run(node.vertex, inputs, node.reporter)
+            if canonical is not None and result.exact:
+                names = [canonical, *node.also_known_as]
+                if node.definition is not None and all(source.exact for source in inputs):
+                    names.append(node.definition)
                 self._keys.save(names, canonical, result.snapshot, node.vertex.meta.name)
-            except BaseException as error:
-                node.reporter.end(error=str(error) or "canceled")
-                raise
-            node.reporter.end()
-            return result
+        node.reporter.end()
+        return result
+
+    def _end_contexts(self, nodes: Iterable[_Node]) -> None:
+        """End the contexts whose readers a failure kept from reading."""
+        for node in nodes:
+            if is_context(node.vertex) and node.reporter.event.completed is None:
+                node.reporter.end(error="canceled" if self._failure is not None else "")
 
     def _end_unneeded(self, nodes: Iterable[_Node]) -> None:
         """Close the vertices that nothing had to be done for, because those that use them were cached."""
         for node in nodes:
-            if node.reporter.event.completed is None and node.vertex.meta.name and not is_context(node.vertex):
+            if node.reporter.event.completed is None and node.vertex.meta.name:
                 node.reporter.end(cached=True)
+
+
+@contextmanager
+def _blamed(node: _Node) -> Iterator[None]:
+    """Let a vertex end with what goes wrong within, whether it had started or only its key was being made."""
+    try:
+        yield
+    except BaseException as error:
+        reason = str(_located(node, error)) or "canceled"
+        if isinstance(error, CanceledError) and node.reporter.event.started is None:
+            raise
+        node.reporter.end(error=reason)
+        raise
+
+
+def _located(node: _Node | None, error: BaseException) -> BaseException:
+    """What a failure is for the user: where it came from, and in words where the system refused something."""
+    if isinstance(error, OSError):
+        name = error.filename if error.filename is not None else error.filename2
+        message = error.strerror or str(error)
+        located = StagewrightError(f"{os.fsdecode(name)}: {message}" if isinstance(name, str | bytes) else message)
+        located.__cause__ = error
+        error = located
+    if isinstance(error, StagewrightError) and not isinstance(error, CanceledError) and node is not None:
+        error.location = error.location or node.vertex.meta.location
+    return error
 
 
 def _lane(vertex: Vertex) -> Lane:

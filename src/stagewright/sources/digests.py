@@ -2,10 +2,12 @@
 
 The index is what git's is: a file whose inode, size and times are those of the last look has the content of the last
 look. A file that changed so shortly before it was read that another change might leave the same times is not trusted.
+The kernel sets the change time (ctime) at each change of content, attributes or owner, and nobody else can.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import marshal
 import os
@@ -13,14 +15,18 @@ import stat
 import sys
 import threading
 import time
+from binascii import crc32
+from collections.abc import Callable
 from pathlib import Path
 
+from stagewright.errors import StoreError
+from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.sources.tree import Entry, Tree
 
 _BLOCK = 1 << 20
 # The coarsest clock that a supported kernel stamps files with ticks every 10 ms.
 _RACY_NS = 50_000_000
-_FORMAT = ("stagewright stat index", 1, sys.version_info[:2])
+_FORMAT = f"stagewright stat index 2 {sys.version_info[:2]}\n".encode()
 
 _Stamp = tuple[int, int, int, int]
 
@@ -41,73 +47,109 @@ class FileDigests:
 
 
 class StatIndex(FileDigests):
-    """Digests of a build context's files, remembered in the file `path`. Thread-safe."""
+    """Digests of a build context's files, remembered in the file `path`. Thread-safe.
+
+    `on_read` is told the bytes of files that were read so far.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[_Stamp, bytes]] = {}
+        self._known: dict[str, tuple[_Stamp, bytes]] = self._load()
         self._seen: dict[str, tuple[_Stamp, bytes]] = {}
         self._changed = False
-        self._load()
+        self._bytes_read = 0
+        self.on_read: Callable[[int], None] | None = None
 
     def digest(self, tree: Tree, entry: Entry) -> bytes:
-        info = entry.info
-        stamp = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        known = self._known.get(entry.path)
+        stamp = _stamp(entry.info)
+        known = self._seen.get(entry.path) or self._known.get(entry.path)
         if known is not None and known[0] == stamp:
             self._seen[entry.path] = known
             return known[1]
+        opened_ns = time.time_ns()
         handle = tree.open(entry.path)
         try:
             digest = _hash_open_file(handle)
             after = os.fstat(handle)
         finally:
             os.close(handle)
-        # The stamp counts only if it also held at the end, and was old enough then to tell the next change apart.
-        settled = time.time_ns() - max(info.st_ctime_ns, info.st_mtime_ns) > _RACY_NS
-        if settled and stamp == (after.st_ino, after.st_size, after.st_mtime_ns, after.st_ctime_ns):
-            with self._lock:
+        # The stamp counts only if it also held at the end, and was old enough at the beginning for any change from
+        # then on to leave another one.
+        settled = opened_ns - entry.info.st_ctime_ns > _RACY_NS
+        with self._lock:
+            self._bytes_read += after.st_size
+            if settled and stamp == _stamp(after):
                 self._seen[entry.path] = (stamp, digest)
                 self._changed = True
+            if self.on_read is not None:
+                self.on_read(self._bytes_read)
         return digest
 
     def save(self) -> None:
-        """Write the index if it learnt something. Files not looked at this time are kept while they are few."""
+        """Write the index if it learnt something. Files not looked at this time are kept while they are few.
+
+        Raises StoreError where the disk refuses.
+        """
         with self._lock:
             if not self._changed:
                 return
             merged = self._known | self._seen
             kept = merged if len(merged) <= 2 * len(self._seen) + 1000 else self._seen
-            temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(marshal.dumps((_FORMAT, kept)))
-            os.replace(temporary, self._path)
+            data = marshal.dumps(kept)
+            temporary = f"{self._path}.{os.urandom(6).hex()}"
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with open(temporary, "wb") as file:
+                    file.write(_FORMAT + crc32(data).to_bytes(4, "big") + data)
+                os.replace(temporary, self._path)
+            except OSError as error:
+                raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
             self._changed = False
 
-    def _load(self) -> None:
+    def _load(self) -> dict[str, tuple[_Stamp, bytes]]:
         try:
-            loaded = marshal.loads(self._path.read_bytes())  # noqa: S302 - the state directory is our own
-        except (OSError, ValueError, EOFError, TypeError):
-            # An index that is missing or cut short costs reading the files again, nothing else.
-            return
-        if isinstance(loaded, tuple) and len(loaded) == 2 and loaded[0] == _FORMAT:
-            self._known = loaded[1]
+            content = self._path.read_bytes()
+        except OSError:
+            return {}
+        head, data = content[: len(_FORMAT) + 4], content[len(_FORMAT) + 4 :]
+        # An index that is damaged or of another version costs reading the files again, nothing else.
+        if head != _FORMAT + crc32(data).to_bytes(4, "big"):
+            return {}
+        loaded: dict[str, tuple[_Stamp, bytes]] = marshal.loads(data)  # noqa: S302 - the state directory is our own
+        return loaded
+
+
+def _stamp(info: os.stat_result) -> _Stamp:
+    return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _hash_open_file(handle: int) -> bytes:
     content = hashlib.sha256()
     while block := os.read(handle, _BLOCK):
         content.update(block)
-    names = os.listxattr(handle)
-    for name in sorted(names):
-        if not name.startswith(("trusted.overlay.", "user.overlay.")):
-            content.update(b"\0" + os.fsencode(name) + b"\0" + os.getxattr(handle, name))
+    for name, value in read_xattrs(handle):
+        content.update(b"\0%b\0%d\0%b" % (os.fsencode(name), len(value), value))
     return content.digest()
 
 
+def read_xattrs(handle: int) -> list[tuple[str, bytes]]:
+    """The extended attributes of an open file or folder in the order of their names, but for overlayfs's own."""
+    try:
+        names = sorted(os.listxattr(handle))
+        return [(name, os.getxattr(handle, name)) for name in names if not is_overlay_xattr(name)]
+    except OSError as error:
+        # Some file systems have none.
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
+
+
 def describe(tree: Tree, entry: Entry, path: str, digests: FileDigests) -> str:
-    """One line that stands for all of an entry that a copy of it under the name `path` takes over, but its times."""
+    """A record that stands for all that a copy of an entry under the name `path` takes over, but its times.
+
+    Always five fields that end in NUL, so that no two rows of entries have one text.
+    """
     info = entry.info
     uid, gid = tree.owner or (info.st_uid, info.st_gid)
     kind = stat.S_IFMT(info.st_mode)
@@ -115,6 +157,18 @@ def describe(tree: Tree, entry: Entry, path: str, digests: FileDigests) -> str:
         what = digests.digest(tree, entry).hex()
     elif kind == stat.S_IFLNK:
         what = tree.readlink(entry.path)
+    elif kind == stat.S_IFDIR:
+        what = _folder_xattrs(tree, entry)
     else:
         what = str(info.st_rdev) if kind in (stat.S_IFCHR, stat.S_IFBLK) else ""
-    return f"{path}\0{info.st_mode:o}\0{uid}\0{gid}\0{what}\n"
+    return f"{path}\0{info.st_mode:o}\0{uid}\0{gid}\0{what}\0"
+
+
+def _folder_xattrs(tree: Tree, entry: Entry) -> str:
+    handle = tree.open_folder(entry.path)
+    try:
+        return ",".join(
+            f"{name.encode(errors='surrogateescape').hex()}={value.hex()}" for name, value in read_xattrs(handle)
+        )
+    finally:
+        os.close(handle)
