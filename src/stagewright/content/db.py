@@ -81,13 +81,6 @@ CREATE TABLE images (
     descriptor TEXT NOT NULL,
     created REAL NOT NULL
 ) WITHOUT ROWID;
--- content/: what running builds use. A lease whose lock file nobody holds is dead.
-CREATE TABLE leases (
-    lease TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    ref TEXT NOT NULL,
-    PRIMARY KEY (lease, kind, ref)
-) WITHOUT ROWID;
 """
 
 
