@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stagewright.version import VERSION
+
 if TYPE_CHECKING:
     from stagewright.api import build
 
 __all__ = ["__version__", "build"]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> object:

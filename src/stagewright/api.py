@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from stagewright.options import BuildOptions, BuildResult, Output, SecretSource, SshSource, outputs_of
 from stagewright.progress.events import Sink
-from stagewright.store import ImageInfo, PruneReport, Store, UsageRow
+from stagewright.reports import ImageInfo, PruneReport, UsageRow
+from stagewright.store import Store
 
 __all__ = [
     "BuildResult",

@@ -321,11 +321,11 @@ class Store:
 
     def info(self) -> dict[str, Any]:
         """The version, the settings in force, what this machine supports and what the store holds, as plain data."""
-        from stagewright import __version__
         from stagewright.sandbox.probe import probe
+        from stagewright.version import VERSION
 
         return {
-            "version": __version__,
+            "version": VERSION,
             "root": str(self._state.root),
             "config": settings.path_in_force(self._config_path, self._env),
             "platform": str(host_platform()),
