@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _CACHED_DIRECTORIES = 16
 _ODD = re.compile(rb"(?:^|/)\.{0,2}(?:/|$)")
 _MAX_ID = (1 << 32) - 2
-_MAX_TIME_NS = 1 << 62
+_MAX_TIME_NS = (1 << 63) - 1
 
 
 def clean_name(name: bytes) -> bytes:
