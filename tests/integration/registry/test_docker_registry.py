@@ -130,7 +130,7 @@ def test_indexes_without_end_are_refused(registry: str, store: BlobStore) -> Non
 
 def test_a_config_that_contradicts_its_manifest_is_refused(registry: str, store: BlobStore) -> None:
     one, two = make_image(b"one"), make_image(b"one", b"two")
-    from dataclasses import replace
+    from stagewright.records import replace
 
     mixed = replace(two.manifest, config=one.manifest.config).to_bytes()
     for image in (one, two):

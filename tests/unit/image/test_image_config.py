@@ -1,4 +1,4 @@
-import dataclasses
+
 import json
 
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from stagewright.errors import IntegrityError
 from stagewright.image.config import MAX_CONFIG_SIZE, ContainerConfig, HealthCheck, History, ImageConfig
 from stagewright.image.platform import Platform
+from stagewright.records import replace
 
 DIFF = "sha256:" + "c" * 64
 
@@ -130,4 +131,4 @@ _texts = st.lists(_text, max_size=3).map(tuple)
 def test_any_container_config_reads_back(config: ContainerConfig) -> None:
     image = ImageConfig(Platform("linux", "amd64"), config)
     assert ImageConfig.from_bytes(image.to_bytes()) == image
-    assert dataclasses.replace(image).to_bytes() == image.to_bytes()
+    assert replace(image).to_bytes() == image.to_bytes()

@@ -1,9 +1,9 @@
 import io
-from dataclasses import replace
 
 from stagewright.errors import SourceRange, SourceText
 from stagewright.progress.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
 from stagewright.progress.plain import PlainDisplay
+from stagewright.records import replace
 
 
 class Clock:

@@ -1,5 +1,4 @@
 import os
-from dataclasses import replace
 
 import pytest
 from fake_terminal import FakeTerminal
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from stagewright.errors import CanceledError, StagewrightError
 from stagewright.progress.events import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
 from stagewright.progress.tty import TtyDisplay
+from stagewright.records import replace
 
 
 class Screen:
