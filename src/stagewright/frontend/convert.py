@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stagewright.dockerfile import ast
+from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.instructions import parse_trigger
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError, StagewrightError
@@ -12,13 +13,16 @@ from stagewright.frontend import metadata
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan, Resolver
 from stagewright.frontend.run import apply_run
 from stagewright.frontend.stages import StageGraph, StagePlan
-from stagewright.frontend.state import DEFAULT_PATH, StageState, empty_image, image_vertex, split_env
-from stagewright.frontend.transfer import absolute, apply_transfer, apply_workdir
+from stagewright.frontend.state import DEFAULT_PATH, StageState, empty_image, image_vertex
+from stagewright.frontend.transfer import apply_transfer, apply_workdir
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.platform import Platform, host_platform
 from stagewright.records import replace
 
 _LAYER_INSTRUCTIONS = (ast.Run, ast.Copy, ast.Add, ast.Workdir)
+_EPOCH = "SOURCE_DATE_EPOCH"
+# The end of the year 9999: there are no later dates in JSON.
+_LAST_SECOND = 253402300799
 
 
 def convert(dockerfile: ast.Dockerfile, options: Options, resolve: Resolver) -> Plan:
@@ -30,18 +34,20 @@ def convert(dockerfile: ast.Dockerfile, options: Options, resolve: Resolver) -> 
     return _Conversion(dockerfile, options, resolve).convert()
 
 
-def global_arguments(dockerfile: ast.Dockerfile, options: Options, lexer: Lexer) -> dict[str, str]:
-    """What FROM lines may use: the platforms, and the ARGs before the first FROM."""
+def global_arguments(
+    dockerfile: ast.Dockerfile, platform: Platform, target: str | None, build_args: Mapping[str, str], lexer: Lexer
+) -> dict[str, str]:
+    """What FROM lines may use: the platforms, and the ARGs before the first FROM. Raises DockerfileError."""
     values = {
         **_platform_args("BUILD", host_platform()),
-        **_platform_args("TARGET", options.platform),
-        "TARGETSTAGE": options.target or dockerfile.stages[-1].name or "default",
+        **_platform_args("TARGET", platform),
+        "TARGETSTAGE": target or dockerfile.stages[-1].name or "default",
     }
-    args = {name: options.build_args.get(name, value) for name, value in values.items()}
+    args = {name: build_args.get(name, value) for name, value in values.items()}
     for instruction in dockerfile.meta_args:
         for definition in instruction.definitions:
-            if definition.name in options.build_args:
-                args[definition.name] = options.build_args[definition.name]
+            if definition.name in build_args:
+                args[definition.name] = build_args[definition.name]
             elif definition.default is not None:
                 try:
                     args[definition.name] = lexer.process_word(definition.default, args)
@@ -70,8 +76,14 @@ class _Conversion:
         self._dockerfile = dockerfile
         self._resolve = resolve
         self._lexer = Lexer(escape=dockerfile.directives.escape)
-        self._global_args = global_arguments(dockerfile, options, self._lexer)
-        self._options = replace(options, epoch=_epoch(options, self._global_args))
+        build_args = dict(options.build_args)
+        self._global_args = global_arguments(dockerfile, options.platform, options.target, build_args, self._lexer)
+        self._epoch = _epoch(build_args, self._global_args)
+        if self._epoch is None:
+            # An empty one is as good as none.
+            build_args.pop(_EPOCH, None)
+            self._global_args.pop(_EPOCH, None)
+        self._options = replace(options, build_args=build_args)
         self._graph = StageGraph(dockerfile, self._lexer, self._global_args, options)
         self._images: dict[tuple[str, str], BaseImage] = {}
         self._states: dict[int, StageState] = {}
@@ -84,7 +96,19 @@ class _Conversion:
             self._states[id(plan)] = self._build_stage(plan)
         state = self._states[id(self._graph.target)]
         state.configure(labels={**state.config.labels, **self._options.labels})
-        return Plan(state.vertex, state.image, self._options.epoch)
+        image = replace(state.image, platform=self._image_platform(state.image.platform))
+        return Plan(state.vertex, image, self._epoch)
+
+    def _image_platform(self, own: Platform) -> Platform:
+        """The platform in the image's config: that of its base, unless the user asked for one."""
+        wanted = self._options.platform
+        if not self._options.platform_requested:
+            return own.normalized()
+        same = (wanted.os, wanted.architecture) == (own.os, own.architecture)
+        variant = wanted.variant or (own.variant if same else "")
+        os_version = wanted.os_version or (own.os_version if same else "")
+        features = wanted.os_features or own.os_features
+        return Platform(wanted.os, wanted.architecture, variant, os_version, features).normalized()
 
     # --- images and triggers --------------------------------------------------------------------------------------
 
@@ -102,8 +126,7 @@ class _Conversion:
             if plan.base is None and not plan.is_scratch:
                 key = (plan.image, str(self._platform(plan)))
                 if key not in self._images:
-                    similar = self._graph.similar_stage(plan.image)
-                    hint = f"did you mean the stage {similar}?" if similar else None
+                    hint = self._graph.hint(plan)
                     requests.setdefault(key, ImageRequest(plan.image, self._platform(plan), plan.location, hint))
         if requests:
             self._images.update(zip(requests, self._resolve(list(requests.values())), strict=True))
@@ -124,8 +147,7 @@ class _Conversion:
             if expressions:
                 assert plan.location is not None
                 triggers = [parse_trigger(expression, plan.location) for expression in expressions]
-                self._graph.add_triggers(plan, triggers)
-                changed = changed or bool(plan.sources)
+                changed = self._graph.add_triggers(plan, triggers) or changed
         return changed
 
     def _platform(self, plan: StagePlan) -> Platform:
@@ -148,44 +170,47 @@ class _Conversion:
         return state
 
     def _start(self, plan: StagePlan) -> StageState:
-        layers = sum(isinstance(instruction, _LAYER_INSTRUCTIONS) for instruction in plan.instructions)
-        platform = self._platform(plan)
+        own = plan.instructions[plan.triggers :]
+        # Triggers count whatever they are; BuildKit does so too.
+        steps = plan.triggers + sum(isinstance(instruction, _LAYER_INSTRUCTIONS) for instruction in own)
         if plan.base is not None:
             base = self._states[id(plan.base)]
             image = replace(base.image, config=replace(base.config, on_build=()))
             state = replace(base, name=plan.label, image=image, env=dict(base.env), build_args=list(base.build_args))
-            state.cmd_set, state.steps, state.steps_total = False, 0, layers
+            state.cmd_set, state.steps, state.steps_total = False, 0, steps
         elif plan.is_scratch:
-            state = StageState(platform, plan.label, empty_image(platform), steps_total=layers)
-            state.env = dict(split_env(state.config.env))
+            platform = self._options.platform
+            state = StageState(platform, plan.label, empty_image(platform), steps_total=steps)
         else:
-            state = self._start_from_image(plan, platform, layers)
-        state.ignore_cache, state.epoch = plan.ignore_cache, self._options.epoch
+            state = self._start_from_image(plan, self._platform(plan), steps)
+        state.see_image_env()
+        state.ignore_cache, state.epoch = plan.ignore_cache, self._epoch
         return state
 
-    def _start_from_image(self, plan: StagePlan, platform: Platform, layers: int) -> StageState:
+    def _start_from_image(self, plan: StagePlan, platform: Platform, steps: int) -> StageState:
         base = self._image(plan)
         config = replace(base.config.config, on_build=())
         state = StageState(platform, plan.label, replace(base.config, config=config, created=None))
-        state.steps_total = layers + 1 if plan.index >= 0 else 0
-        meta = Metadata(state.step_name(f"FROM {base.pinned}"), location=plan.location, stage=plan.label or None)
+        state.steps_total = steps + 1 if plan.index >= 0 else 0
         if base.config.diff_ids:
+            name = state.step_name(f"FROM {base.pinned}")
+            meta = Metadata(name, location=plan.location, stage=plan.label or None)
             state.vertex = image_vertex(base.pinned, platform, meta)
-        env = split_env(config.env)
-        if "PATH" not in env:
+        if not any(item.startswith("PATH=") for item in config.env):
             state.configure(env=(*config.env, f"PATH={DEFAULT_PATH}"))
-        state.env = dict(split_env(state.config.env))
         if config.working_dir:
-            state.cwd = absolute("/", config.working_dir).rstrip("/") or "/"
-            state.configure(working_dir=state.cwd)
+            state.change_folder(config.working_dir)
         return state
 
     def _apply(self, state: StageState, plan: StagePlan, instruction: ast.Instruction, *, trigger: bool) -> None:
         def expand(word: str) -> str:
             return self._lexer.process_word(word, state.env)
 
-        def source(name: str) -> Vertex | None:
-            return self._states[id(plan.sources[name])].vertex
+        def copied(name: str) -> Vertex | None:
+            return self._states[id(plan.copied[name])].vertex
+
+        def mounted(name: str) -> Vertex | None:
+            return self._states[id(plan.mounted[name])].vertex
 
         def name_of(text: str) -> str:
             keyword, _, rest = text.partition(" ")
@@ -199,9 +224,9 @@ class _Conversion:
 
         match instruction:
             case ast.Run():
-                apply_run(state, instruction, self._lexer, self._options, source, name_of)
+                apply_run(state, instruction, self._lexer, self._options, mounted, name_of)
             case ast.Copy() | ast.Add():
-                apply_transfer(state, instruction, expand, self._options, source, name_expanded)
+                apply_transfer(state, instruction, expand, self._options, copied, name_expanded)
             case ast.Workdir():
                 apply_workdir(state, instruction, expand, name_expanded)
             case ast.Arg():
@@ -232,11 +257,14 @@ class _Conversion:
                 metadata.apply_onbuild(state, instruction)
 
 
-def _epoch(options: Options, global_args: Mapping[str, str]) -> int | None:
-    text = options.build_args.get("SOURCE_DATE_EPOCH", global_args.get("SOURCE_DATE_EPOCH", ""))
+def _epoch(build_args: Mapping[str, str], global_args: Mapping[str, str]) -> int | None:
+    text = build_args.get(_EPOCH, global_args.get(_EPOCH, ""))
     if not text:
         return None
     try:
-        return int(text)
+        seconds = parse_int(text, 64)
     except ValueError:
-        raise StagewrightError(f"invalid SOURCE_DATE_EPOCH: {text}", hint="give seconds since 1970") from None
+        seconds = -1
+    if not 0 <= seconds <= _LAST_SECOND:
+        raise StagewrightError(f"invalid {_EPOCH}: {text}", hint="give seconds since 1970")
+    return seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from stagewright.dockerfile import ast
+from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError
 from stagewright.frontend.format import healthcheck, plain_list, quoted_list
@@ -14,6 +15,17 @@ from stagewright.image.config import HealthCheck
 from stagewright.records import replace
 
 Expand = Callable[[str], str]
+
+# What these say is for the builder alone.
+_NOT_SEEN = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
+_SIGNALS = frozenset(
+    [
+        *"ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT STOP SYS".split(),
+        *"TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ RTMIN RTMAX".split(),
+        *(f"RTMIN+{number}" for number in range(1, 16)),
+        *(f"RTMAX-{number}" for number in range(1, 15)),
+    ]
+)
 
 
 def apply_arg(
@@ -30,8 +42,8 @@ def apply_arg(
             value = lexer.process_word(definition.default, state.env)
         else:
             value = global_args.get(name)
-        if value is not None:
-            state.env[name] = value
+        if value is not None and name not in _NOT_SEEN:
+            state.see(name, value)
         state.build_args.append((name, value))
         shown.append(name if value is None else f"{name}={value}")
     state.commit(f"ARG {' '.join(shown)}", layer=False)
@@ -103,15 +115,11 @@ def apply_stopsignal(state: StageState, stop: ast.StopSignal, expand: Expand) ->
 
 def _check_signal(text: str) -> None:
     """As Docker reads signals: a number, or a Linux name with or without SIG."""
-    if text.isascii() and text.isdigit():
-        if int(text) == 0:
-            raise DockerfileError(f"invalid signal: {text}")
-        return
-    from signal import Signals
-
-    name = text.upper().removeprefix("SIG")
-    real_time = name.startswith(("RTMIN", "RTMAX"))
-    if not real_time and f"SIG{name}" not in Signals.__members__:
+    try:
+        valid = parse_int(text, 64) != 0
+    except ValueError:
+        valid = text.upper().removeprefix("SIG") in _SIGNALS
+    if not valid:
         raise DockerfileError(f"invalid signal: {text}")
 
 

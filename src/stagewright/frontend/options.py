@@ -42,10 +42,12 @@ Resolver = Callable[[Sequence[ImageRequest]], list[BaseImage]]
 class Options:
     """The frontend's part of a build's options; see `stagewright.api.build` for what they mean.
 
-    `epoch` is SOURCE_DATE_EPOCH in seconds. `context_name` names the local context in the graph.
+    `platform_requested` says that the user named the platform: then the image's config names it too, whatever its base
+    is for. `context_name` names the local context in the graph.
     """
 
     platform: Platform
+    platform_requested: bool = False
     target: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +57,6 @@ class Options:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = 0
-    epoch: int | None = None
     context_name: str = MAIN_CONTEXT
 
 

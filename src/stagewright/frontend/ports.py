@@ -4,55 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from stagewright.dockerfile.golang import parse_int, quote
 from stagewright.errors import DockerfileError
+from stagewright.records import dataclass
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
-def parse_ports(specs: Iterable[str]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """One specification, `[[IP:]HOST:]CONTAINER[/PROTOCOL]`, in its parts as they are written."""
+
+    ip: str
+    host: str
+    container: str
+    protocol: str
+
+
+def split_port(text: str) -> PortSpec:
+    """The parts of a specification; without a protocol it is tcp. Raises DockerfileError."""
+    *address, last = text.split(":")
+    host = address.pop() if address else ""
+    container, _, protocol = last.partition("/")
+    if not container:
+        raise DockerfileError(f"invalid port: {quote(text)}: no port specified")
+    if protocol and protocol.lower() not in _PROTOCOLS:
+        raise DockerfileError(f"invalid port: {quote(text)}: invalid proto: {protocol}")
+    return PortSpec(":".join(address), host, container, protocol or "tcp")
+
+
+def parse_ports(texts: Iterable[str]) -> list[str]:
     """`PORT/PROTOCOL` strings for specifications like `80`, `53/udp` and `8000-8010/tcp`, ranges written out.
 
-    Docker's `[IP:]HOST:CONTAINER` form is read and only its container part counts. Raises DockerfileError.
+    Of Docker's `IP:HOST:CONTAINER` form only the container's part counts, but all of it is checked. Raises
+    DockerfileError.
     """
     ports = []
-    for spec in specs:
-        container, host = _container_part(spec)
-        number, _, protocol = container.partition("/")
-        if not number:
-            raise DockerfileError(f"no port specified: {spec}<empty>")
-        protocol = protocol.lower() or "tcp"
-        if protocol not in _PROTOCOLS:
-            raise DockerfileError(f"invalid proto: {protocol}")
-        first, last = _range(number, f"invalid containerPort: {number}")
-        if host:
-            host_first, host_last = _range(host, f"invalid hostPort: {host}")
+    for text in texts:
+        spec = split_port(text)
+        if spec.ip:
+            _check_ip(spec.ip)
+        first, last = _range(spec.container, f"invalid containerPort: {spec.container}")
+        if spec.host:
+            host_first, host_last = _range(spec.host, f"invalid hostPort: {spec.host}")
             if host_last - host_first != last - first != 0:
-                raise DockerfileError(f"invalid ranges specified for container and host Ports: {number} and {host}")
-        ports += [f"{port}/{protocol}" for port in range(first, last + 1)]
+                raise DockerfileError(
+                    f"invalid ranges specified for container and host Ports: {spec.container} and {spec.host}"
+                )
+        ports += [f"{port}/{spec.protocol.lower()}" for port in range(first, last + 1)]
     return ports
 
 
-def _container_part(spec: str) -> tuple[str, str]:
-    *address, container = spec.split(":")
-    if not address:
-        return container, ""
-    *ip, host = address
-    if ip and (text := ":".join(ip)):
-        import ipaddress
+def _check_ip(text: str) -> None:
+    import ipaddress
 
-        try:
-            ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            raise DockerfileError(f"invalid IP address: {text}") from None
-    return container, host
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        raise DockerfileError(f"invalid IP address: {text}") from None
 
 
 def _range(text: str, message: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
-    numbers = (first, last) if dash else (first, first)
-    if not all(number.isascii() and number.isdigit() and int(number) < 1 << 16 for number in numbers):
-        raise DockerfileError(message)
-    low, high = int(numbers[0]), int(numbers[1])
+    low = _number(first, message)
+    high = _number(last, message) if dash else low
     if high < low:
         raise DockerfileError(message)
     return low, high
+
+
+def _number(text: str, message: str) -> int:
+    try:
+        number = parse_int(text)
+    except ValueError:
+        raise DockerfileError(message) from None
+    if not 0 <= number < 1 << 16:
+        raise DockerfileError(message)
+    return number

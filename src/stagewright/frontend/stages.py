@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from stagewright.dockerfile.ast import Copy, Dockerfile, Instruction, Run, Stage
+from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.shell import Lexer
 from stagewright.dockerfile.suggest import suggest, with_suggestion
-from stagewright.errors import DockerfileError, SourceRange
+from stagewright.errors import DockerfileError, SourceRange, StagewrightError
 from stagewright.frontend.options import Options
 from stagewright.image.platform import Platform, parse_platform
 from stagewright.records import dataclass, field
 
 SCRATCH = "scratch"
+_COMMON_IMAGES = ("alpine", "busybox", "centos", "debian", "fedora", "golang", "ubuntu")
 
 
 @dataclass(eq=False, slots=True)
@@ -20,8 +22,9 @@ class StagePlan:
     """A stage of the Dockerfile, or an image that something is copied from (`index` -1).
 
     `base` is the stage that it is built on; without one `image` names an image, or is `scratch`. `instructions` are
-    the stage's own, behind those that ONBUILD triggers of its base brought. `sources` are what its instructions copy
-    or mount from, by the name that they use; `problems` is what keeps it from being built, should it be needed.
+    the stage's own, behind those that ONBUILD triggers of its base brought (`triggers` of them). `copied` and `mounted`
+    are what COPY and RUN take files from, by the name that they use: an index means something to COPY alone.
+    `problems` is what keeps the stage from being built, should it be needed.
     """
 
     index: int
@@ -33,7 +36,8 @@ class StagePlan:
     base: StagePlan | None = None
     instructions: list[Instruction] = field(default_factory=list)
     triggers: int = 0
-    sources: dict[str, StagePlan] = field(default_factory=dict)
+    copied: dict[str, StagePlan] = field(default_factory=dict)
+    mounted: dict[str, StagePlan] = field(default_factory=dict)
     problems: list[DockerfileError] = field(default_factory=list)
     ignore_cache: bool = False
 
@@ -41,51 +45,75 @@ class StagePlan:
     def is_scratch(self) -> bool:
         return self.base is None and self.image == SCRATCH
 
+    @property
+    def needs(self) -> list[StagePlan]:
+        """What has to be built before it."""
+        return [*([self.base] if self.base else []), *self.copied.values(), *self.mounted.values()]
+
 
 class StageGraph:
     """All stages of a Dockerfile with their dependencies. Raises DockerfileError, located, for names that mislead."""
 
     def __init__(self, dockerfile: Dockerfile, lexer: Lexer, global_args: Mapping[str, str], options: Options) -> None:
+        self._lexer = lexer
+        self._global_args = global_args
         self._stages: list[StagePlan] = []
         self._by_name: dict[str, StagePlan] = {}
         self._images: dict[str, StagePlan] = {}
         for index, stage in enumerate(dockerfile.stages):
-            self._add(index, stage, lexer, global_args, options)
+            self._add(index, stage, options)
         self.target = self._find_target(options.target)
-        # As in BuildKit, one stage alone goes without a label, unless it copies from an image.
         for plan in self._stages:
             self._link(plan, plan.instructions)
-        if len(self._stages) == 1 and not self._images:
+        if len(self._stages) == 1 and not self._has_sources(self._stages[0]):
             self._stages[0].label = ""
 
-    def _add(self, index: int, stage: Stage, lexer: Lexer, global_args: Mapping[str, str], options: Options) -> None:
-        location = stage.location
-        image = _expand(lexer, stage.base_name, global_args, location)
+    def _has_sources(self, plan: StagePlan) -> bool:
+        """Whether it takes files from elsewhere; to BuildKit, that is what any mount does."""
+        return bool(self._images) or any(isinstance(item, Run) and item.mounts for item in plan.instructions)
+
+    def _add(self, index: int, stage: Stage, options: Options) -> None:
+        image = self._expand(stage.base_name, stage.location)
         if not image:
-            raise DockerfileError(f"base name ({stage.base_name}) should not be blank", location=location)
-        platform = None
-        if stage.platform:
-            text = _expand(lexer, stage.platform, global_args, location)
-            if not text:
-                raise DockerfileError(f"empty platform value from expression {stage.platform}", location=location)
-            platform = parse_platform(text)
+            raise DockerfileError(f"base name ({stage.base_name}) should not be blank", location=stage.location)
         plan = StagePlan(
             index=index,
             name=stage.name,
             label=stage.name or f"stage-{index}",
             image=image,
-            platform=platform,
-            location=location,
-            base=self._by_name.get(image.lower()),
+            platform=self._platform(stage) if stage.platform else None,
+            location=stage.location,
+            # Names are in lower case, and here BuildKit does not look past that.
+            base=self._by_name.get(image),
             instructions=list(stage.instructions),
-            ignore_cache=options.no_cache or stage.name.lower() in [name.lower() for name in options.no_cache_filter],
+            ignore_cache=options.no_cache or stage.name in [name.lower() for name in options.no_cache_filter],
         )
         self._stages.append(plan)
         if stage.name:
-            self._by_name[stage.name.lower()] = plan
+            self._by_name[stage.name] = plan
+
+    def _platform(self, stage: Stage) -> Platform:
+        text = self._expand(stage.platform, stage.location)
+        if not text:
+            message = f"empty platform value from expression {stage.platform}"
+            for name in sorted(self._lexer.expand(stage.platform, self._global_args).unset):
+                message = with_suggestion(message, name, self._global_args)
+            raise DockerfileError(message, location=stage.location)
+        try:
+            return parse_platform(text)
+        except StagewrightError as error:
+            message = f"failed to parse platform {stage.platform}: {error.message}"
+            raise DockerfileError(message, location=stage.location, hint=error.hint) from None
+
+    def _expand(self, word: str, location: SourceRange) -> str:
+        try:
+            return self._lexer.process_word(word, self._global_args)
+        except DockerfileError as error:
+            error.location = error.location or location
+            raise
 
     def _find_target(self, name: str | None) -> StagePlan:
-        if name is None:
+        if not name:
             return self._stages[-1]
         plan = self._by_name.get(name.lower())
         if plan is None:
@@ -94,60 +122,79 @@ class StageGraph:
             raise DockerfileError(message, hint=f"the stages are: {', '.join(names)}" if names else None)
         return plan
 
-    def add_triggers(self, plan: StagePlan, instructions: list[Instruction]) -> None:
-        """Put the instructions of ONBUILD triggers before the stage's own."""
+    # --- sources --------------------------------------------------------------------------------------------------
+
+    def add_triggers(self, plan: StagePlan, instructions: list[Instruction]) -> bool:
+        """Put the instructions of ONBUILD triggers before the stage's own; whether they bring sources."""
         plan.instructions[:0] = instructions
         plan.triggers += len(instructions)
+        known = len(plan.needs)
         self._link(plan, instructions)
+        return len(plan.needs) > known
 
     def _link(self, plan: StagePlan, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
+            location = instruction.location
             if isinstance(instruction, Copy) and instruction.from_name:
-                plan.sources[instruction.from_name] = self._source(plan, instruction.from_name, instruction.location)
+                name = instruction.from_name
+                plan.copied[name] = self._checked(plan, self._copy_source(name, location), name, location, "copy")
             elif isinstance(instruction, Run):
                 for mount in instruction.mounts:
-                    if mount.from_name:
-                        plan.sources[mount.from_name] = self._source(plan, mount.from_name, instruction.location)
+                    if name := mount.from_name:
+                        source = self._by_name.get(name.lower()) or self._image(name, location)
+                        plan.mounted[name] = self._checked(plan, source, name, location, "mount")
 
-    def _source(self, plan: StagePlan, name: str, location: SourceRange) -> StagePlan:
-        if "$" in name:
+    def _copy_source(self, name: str, location: SourceRange) -> StagePlan:
+        try:
+            literal = self._lexer.process_word(name, {}) == name
+        except DockerfileError:
+            literal = False
+        if not literal:
             raise DockerfileError(
                 "variable expansion is not supported for --from",
                 location=location,
                 hint="define a new stage with FROM using ARG from global scope as a workaround",
             )
-        if name.isascii() and name.isdigit():
-            if int(name) >= len(self._stages):
-                raise DockerfileError(f"invalid stage index {name}", location=location, hint=self._indexes())
-            source = self._stages[int(name)]
-        else:
-            found = self._by_name.get(name.lower())
-            if found is None:
-                return self._image(name, location)
-            source = found
-        if source is plan:
-            raise DockerfileError(f'stage "{plan.label}" cannot copy from itself', location=location)
-        if source.index > plan.index:
-            plan.problems.append(
-                DockerfileError(
-                    f'cannot copy from stage "{name}", it needs to be defined before current stage "{plan.label}"',
-                    location=location,
-                )
-            )
-        return source
+        try:
+            index = parse_int(name, 64)
+        except ValueError:
+            return self._by_name.get(name.lower()) or self._image(name, location)
+        if not 0 <= index < len(self._stages):
+            last = len(self._stages) - 1
+            hint = "there is one stage, index 0" if last == 0 else f"the stages have the indexes 0 to {last}"
+            raise DockerfileError(f"invalid stage index {index}", location=location, hint=hint)
+        return self._stages[index]
 
-    def _indexes(self) -> str:
-        last = len(self._stages) - 1
-        return "there is one stage, index 0" if last == 0 else f"the stages have the indexes 0 to {last}"
+    def _checked(
+        self, plan: StagePlan, source: StagePlan, name: str, location: SourceRange, verb: str
+    ) -> StagePlan:
+        if source is plan:
+            raise DockerfileError(f'stage "{plan.label}" cannot {verb} from itself', location=location)
+        if source.index > plan.index:
+            message = (
+                f'cannot {verb} from stage "{name}", it needs to be defined before current stage "{plan.label}"'
+            )
+            plan.problems.append(DockerfileError(message, location=location))
+        return source
 
     def _image(self, name: str, location: SourceRange) -> StagePlan:
         if name not in self._images:
             self._images[name] = StagePlan(-1, "", "", name, None, location)
         return self._images[name]
 
-    def similar_stage(self, name: str) -> str | None:
-        """The stage whose name an image's name was perhaps meant to be."""
-        return suggest(name, self._by_name, case_sensitive=False)
+    def hint(self, plan: StagePlan) -> str | None:
+        """What to tell the user should there be no such image: what the name was perhaps meant to be."""
+        name = plan.image
+        if plan.index < 0 and name.isdigit():
+            return "a mount takes a stage by its name, not by its index"
+        stages = [other.name for other in self._by_name.values() if plan.index < 0 or other.index < plan.index]
+        if name.lower() in stages:
+            return f"did you mean the stage {name.lower()}?"
+        images = [*_COMMON_IMAGES, *(f"{image}:latest" for image in _COMMON_IMAGES)]
+        best = suggest(name, [*stages, *images], case_sensitive=False)
+        if best is None:
+            return None
+        return f"did you mean the stage {best}?" if best in stages else f"did you mean {best}?"
 
     def needed(self) -> list[StagePlan]:
         """The target and all that it is built on or copies from, each behind what it needs.
@@ -168,14 +215,5 @@ class StageGraph:
                 raise plan.problems[0]
             seen.add(id(plan))
             stack.append((plan, True))
-            wanted = [*([plan.base] if plan.base else []), *plan.sources.values()]
-            stack.extend((source, False) for source in reversed(wanted) if id(source) not in seen)
+            stack.extend((source, False) for source in reversed(plan.needs) if id(source) not in seen)
         return order
-
-
-def _expand(lexer: Lexer, word: str, env: Mapping[str, str], location: SourceRange) -> str:
-    try:
-        return lexer.process_word(word, env)
-    except DockerfileError as error:
-        error.location = error.location or location
-        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
 
 from stagewright.graph.ops import SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
@@ -17,8 +17,11 @@ HISTORY_COMMENT = "buildkit.dockerfile.v0"
 
 @dataclass(slots=True)
 class StageState:
-    """One stage in the making. `vertex` is its files so far (None: none); `env` is what a RUN sees and variables expand
-    to (the image's ENV and the ARGs so far, in order); `build_args` are the ARGs so far with their values."""
+    """One stage in the making.
+
+    `vertex` is its files so far (None: none). `env` is what a RUN sees and variables expand to: the image's ENV and the
+    ARGs so far, in the order in which they were last set. `build_args` are the ARGs so far with their values.
+    """
 
     platform: Platform
     name: str
@@ -26,7 +29,6 @@ class StageState:
     vertex: Vertex | None = None
     env: dict[str, str] = field(default_factory=dict)
     build_args: list[tuple[str, str | None]] = field(default_factory=list)
-    cwd: str = "/"
     cmd_set: bool = False
     steps: int = 0
     steps_total: int = 0
@@ -57,7 +59,29 @@ class StageState:
         else:
             env.append(f"{name}={value}")
         self.configure(env=tuple(env))
+        self.see(name, value)
+
+    def see(self, name: str, value: str) -> None:
+        """Set a variable that steps see, the image or not; as in BuildKit it moves to the end."""
+        self.env.pop(name, None)
         self.env[name] = value
+
+    def see_image_env(self) -> None:
+        """Let steps see the image's variables; they win over ARGs of the same names."""
+        for item in self.config.env:
+            name, _, value = item.partition("=")
+            self.see(name, value)
+
+    def change_folder(self, path: str) -> None:
+        """Set the working folder. An absolute path is kept as it is written, as in BuildKit."""
+        if not path.startswith("/"):
+            path = "/" + posixpath.normpath(posixpath.join("/", self.config.working_dir, path)).lstrip("/")
+        self.configure(working_dir=path)
+
+    @property
+    def cwd(self) -> str:
+        """The folder that steps work in."""
+        return self.config.working_dir or "/"
 
     def step_name(self, text: str, *, trigger: bool = False) -> str:
         """The display name of the next step: `[stage 2/4] TEXT`."""
@@ -93,8 +117,3 @@ def format_time(seconds: float) -> str:
     whole, _, rest = text.partition("+")[0].partition(".")
     fraction = rest.rstrip("0")
     return f"{whole}{'.' + fraction if fraction else ''}Z"
-
-
-def split_env(env: tuple[str, ...]) -> Mapping[str, str]:
-    """`NAME=value` strings as a mapping; the last of a name counts."""
-    return dict(item.partition("=")[::2] for item in env)

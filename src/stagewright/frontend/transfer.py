@@ -142,10 +142,9 @@ def absolute(cwd: str, path: str) -> str:
 
 def apply_workdir(state: StageState, workdir: ast.Workdir, expand: Expand, name_of: Callable[[str], str]) -> None:
     """WORKDIR: where the next instructions work, made if it is missing."""
-    state.cwd = absolute(state.cwd, expand(workdir.text)).rstrip("/") or "/"
-    state.configure(working_dir=state.cwd)
+    state.change_folder(expand(workdir.text))
     if state.cwd != "/":
-        action = MkdirAction(state.cwd, owner=state.config.user)
+        action = MkdirAction(absolute("/", state.cwd).rstrip("/") or "/", owner=state.config.user)
         base = None if state.vertex is None else 0
         inputs = () if state.vertex is None else (state.vertex,)
         meta = Metadata(
