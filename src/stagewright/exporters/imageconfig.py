@@ -22,8 +22,8 @@ def format_time(seconds: float) -> str:
     """An RFC 3339 time in UTC as Go writes it, with microseconds where there are some."""
     import time
 
-    whole = int(seconds // 1)
-    fraction = f"{int((seconds - whole) * 1_000_000):06d}".rstrip("0")
+    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
+    fraction = f"{micros:06d}".rstrip("0")
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
     return f"{text}.{fraction}Z" if fraction else f"{text}Z"
 
