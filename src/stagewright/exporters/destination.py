@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def output_file(dest: str | None) -> Iterator[BinaryIO]:
 def _aside(path: str) -> Iterator[BinaryIO]:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    partial = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.partial")
+    partial = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(fd, "wb") as file:

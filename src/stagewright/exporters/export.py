@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from stagewright.errors import UsageError
 from stagewright.exporters.annotations import OPTION, sort_annotations
-from stagewright.exporters.archive import ArchiveImage, write_archive, write_layout
 from stagewright.exporters.attrs import Attrs
 from stagewright.exporters.destination import check_stream, output_file
 from stagewright.exporters.manifest import ImageForm, make_image
@@ -17,7 +17,10 @@ from stagewright.progress.reporter import Reporter
 from stagewright.records import replace
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.compress import Compression
-from stagewright.snapshots.sinks import ChunkSink, FileSink
+
+if TYPE_CHECKING:
+    from stagewright.exporters.archive import ArchiveImage
+    from stagewright.snapshots.sinks import ChunkSink
 
 
 class Exporter(ABC):
@@ -140,6 +143,9 @@ class ArchiveExporter(Exporter):
             raise UsageError("--output type=docker: tar=false is not supported", hint="use type=oci,tar=false")
 
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported:
+        from stagewright.exporters.archive import ArchiveImage, write_archive, write_layout
+        from stagewright.snapshots.sinks import FileSink
+
         made = self._image.make(result, services, reporter)
         images = [ArchiveImage(made.descriptor, self._image.names)]
         if not self._tar:
@@ -154,6 +160,7 @@ class ArchiveExporter(Exporter):
         return replace(made, names=tuple(str(name) for name in self._image.names))
 
     def _into_engine(self, images: Sequence[ArchiveImage], services: Services, reporter: Reporter) -> None:
+        from stagewright.exporters.archive import write_archive
         from stagewright.exporters.engine import load
 
         with reporter.status("sending tarball") as row:
@@ -197,6 +204,7 @@ class TarExporter(Exporter):
         self._dest = dest
 
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> None:
+        from stagewright.snapshots.sinks import FileSink
         from stagewright.snapshots.tarwriter import write_tree
 
         with (

@@ -9,7 +9,6 @@ from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.image import mediatypes
 from stagewright.snapshots.compress import Compression, LayerBlob
-from stagewright.snapshots.pack import convert, pack
 from stagewright.snapshots.store import SnapshotStore
 
 # The variant of a blob that came from a registry or an archive.
@@ -60,6 +59,8 @@ class LayerBlobs:
         with making:
             blob = self._present(folder, variant)
             if blob is None:
+                from stagewright.snapshots.pack import convert, pack
+
                 if pulled is not None:
                     blob = convert(pulled, self._blobs, compression)
                 else:

@@ -73,12 +73,11 @@ def test_a_view_is_read_only(store: SnapshotStore) -> None:
         os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=root)
 
 
-def test_no_mount_is_visible_or_left(store: SnapshotStore) -> None:
+def test_no_mount_is_visible_or_left(store: SnapshotStore, tmp_path: Path) -> None:
     base = snapshot(store, None, {"a": "1"})
-    before = Path("/proc/self/mountinfo").read_text()
     draft = store.prepare(base)
     with store.mount(draft), store.view(base):
-        assert Path("/proc/self/mountinfo").read_text() == before
+        assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     store.discard(draft)
     assert os.listdir(os.path.dirname(draft.path)) == []
 
@@ -101,14 +100,17 @@ def test_a_new_layer_has_the_root_directory_of_its_parent(store: SnapshotStore) 
     assert (info.st_mode & 0o7777, info.st_uid, info.st_gid) == (0o1710, 12, 34)
 
 
-def test_the_classic_mount_serves_older_kernels(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classic_mount_serves_older_kernels(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(overlay, "_has_lowerdir_plus", lambda: False)
-    before = (os.getcwd(), Path("/proc/self/mountinfo").read_text())
+    before = os.getcwd()
     top = None
     for number in range(60):
         top = snapshot(store, top, {f"f{number}": str(number), "same": str(number)})
     assert tree(store, top) == {f"f{number}": str(number) for number in range(60)} | {"same": "59"}
-    assert (os.getcwd(), Path("/proc/self/mountinfo").read_text()) == before
+    assert os.getcwd() == before
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_three_hundred_layers_are_one_mount(store: SnapshotStore) -> None:
