@@ -36,13 +36,13 @@ class CacheMounts:
         holders, `shared` waits for `locked` ones only, `private` never waits but takes another folder.
         """
         if sharing == "private":
-            handle, folder = self._free_folder(identity, create)
+            handle, folder = self._free_folder(identity, create, cancel)
             try:
                 yield folder
             finally:
                 os.close(handle)
             return
-        folder = self._first_folder(identity, create)
+        folder = self._first_folder(identity, create, cancel)
         with self._locks.hold(f"mount/{folder}", shared=sharing == "shared", cancel=cancel):
             yield folder
 
@@ -50,15 +50,17 @@ class CacheMounts:
         rows = self._db.query("SELECT dir FROM cache_mounts WHERE id = ? ORDER BY created, dir", (identity,))
         return [str(self._root / row[0]) for row in rows]
 
-    def _first_folder(self, identity: str, create: Callable[[str], None]) -> str:
-        with self._locks.hold(f"mount-create/{identity}"):
+    def _first_folder(self, identity: str, create: Callable[[str], None], cancel: threading.Event | None) -> str:
+        with self._locks.hold(f"mount-create/{identity}", cancel=cancel):
             folders = self._folders(identity)
             folder = folders[0] if folders else self._new_folder(identity, create)
         self._db.execute("UPDATE cache_mounts SET last_used = ? WHERE dir = ?", (time.time(), os.path.basename(folder)))
         return folder
 
-    def _free_folder(self, identity: str, create: Callable[[str], None]) -> tuple[int, str]:
-        with self._locks.hold(f"mount-create/{identity}"):
+    def _free_folder(
+        self, identity: str, create: Callable[[str], None], cancel: threading.Event | None
+    ) -> tuple[int, str]:
+        with self._locks.hold(f"mount-create/{identity}", cancel=cancel):
             for folder in self._folders(identity):
                 handle = self._locks.try_hold(f"mount/{folder}")
                 if handle is not None:

@@ -98,8 +98,8 @@ class CopyAction:
     `input` indexes the vertex's inputs. `source` is a path inside it, perhaps with Go wildcards (`wildcard`). `dest`
     is an absolute path in the result; one that ends in `/` is a folder. `owner` is `user[:group]`, names or numbers, as
     looked up in the result's own files (empty: keep for stages, 0:0 for a context); `mode` is an octal number or a
-    symbolic expression. `contents` copies what is in a source folder rather than the folder. `unpack` unpacks local
-    archives. `parents` keeps the source's folders below the `/./` pivot. `optional` lets a wildcard match nothing.
+    symbolic expression. Of a source folder what is in it is copied. `unpack` unpacks local archives. `optional` lets a
+    wildcard match nothing.
     """
 
     input: int
@@ -108,17 +108,13 @@ class CopyAction:
     owner: str = ""
     mode: str = ""
     wildcard: bool = True
-    contents: bool = True
-    follow_source_link: bool = True
     unpack: bool = False
-    parents: bool = False
     optional: bool = False
-    excludes: tuple[str, ...] = ()
 
     def identity(self) -> Any:
         return [
-            "copy", self.input, self.source, self.dest, self.owner, self.mode, self.wildcard, self.contents,
-            self.follow_source_link, self.unpack, self.parents, self.optional, self.excludes,
+            "copy", self.input, self.source, self.dest, self.owner, self.mode, self.wildcard, self.unpack,
+            self.optional,
         ]  # fmt: skip
 
 

@@ -33,12 +33,21 @@ class _Folder:
 
 
 class Copier:
-    """One copy action's work. `owner` replaces all owners (None: each file's own), `mode` computes permission bits
-    from a file's own and from whether it is a folder (None: the file's own)."""
+    """The copy of one source. `owner` replaces all owners (None: each file's own), `mode` computes permission bits
+    from a file's own and from whether it is a folder (None: the file's own). `check` is called now and then, and may
+    raise."""
 
-    def __init__(self, tree: Tree, target: Target, owner: tuple[int, int] | None, mode: Mode | None) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        target: Target,
+        check: Callable[[], None],
+        owner: tuple[int, int] | None = None,
+        mode: Mode | None = None,
+    ) -> None:
         self._tree = tree
         self._target = target
+        self._check = check
         self._owner = owner
         self._mode = mode
         # Hard links among the sources stay hard links: (device, inode) -> path in the layer.
@@ -57,11 +66,15 @@ class Copier:
         finally:
             os.close(handle)
 
-    def copy_contents(self, top: Entry, path: str) -> None:
-        """Copy what is in the folder `top` into the folder at the resolved path `path`, which exists in the layer."""
-        folders = [self._open(top, path, fresh=False, take_metadata=False)]
+    def copy_contents(self, top: Entry, path: str, *, take_metadata: bool = False) -> None:
+        """Copy what is in the folder `top` into the folder at the resolved path `path`, which exists in the layer.
+
+        With `take_metadata` that folder gets the owner, mode, attributes and times of `top`.
+        """
+        folders = [self._open(top, path, fresh=False, take_metadata=take_metadata)]
         try:
             for entry in self._tree.walk(top.path):
+                self._check()
                 while not entry.path.startswith(folders[-1].prefix):
                     self._leave(folders.pop())
                 folder = folders[-1]
@@ -89,7 +102,7 @@ class Copier:
         if known is None:
             os.mkdir(name, 0o700, dir_fd=parent.handle)
         elif stat.S_ISDIR(known.st_mode):
-            self._target.make_dirs(path, None)
+            self._target.hold_dirs(path, None)
         else:
             raise StagewrightError(f"cannot copy to non-directory: /{path}")
         return self._open(entry, path, fresh=known is None, take_metadata=True)
@@ -131,6 +144,8 @@ class Copier:
         elif stat.S_ISLNK(info.st_mode):
             os.symlink(self._tree.readlink(entry.path), name, dir_fd=folder)
             self._apply_special(info, folder, name)
+        elif stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+            raise StagewrightError(f"cannot copy /{entry.path}: the device 0:0 would hide what is below it in an image")
         elif not stat.S_ISSOCK(info.st_mode) or self._tree.owner is None:
             # A socket of a build context is some running program's, and of no use in an image.
             os.mknod(name, info.st_mode, info.st_rdev, dir_fd=folder)
@@ -141,7 +156,7 @@ class Copier:
         try:
             destination = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
             try:
-                copy_data(source, destination, entry.info)
+                copy_data(source, destination, entry.info, self._check)
                 self._apply(entry.info, source, destination)
             finally:
                 os.close(destination)
@@ -165,21 +180,25 @@ class Copier:
         os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=folder, follow_symlinks=False)
 
 
-def copy_data(source: int, destination: int, info: os.stat_result) -> None:
-    """Copy a file's bytes between descriptors at their starts; holes of a large sparse file stay holes."""
+def copy_data(source: int, destination: int, info: os.stat_result, check: Callable[[], None]) -> None:
+    """Copy a file's bytes between descriptors at their starts; holes of a large sparse file stay holes.
+
+    `check` is called between blocks, and may raise.
+    """
     if info.st_size <= _SMALL:
         while block := os.read(source, _SMALL):
-            _write_all(destination, block)
+            write_all(destination, block)
         return
     if info.st_blocks * 512 < info.st_size:
-        _copy_sparse(source, destination, info.st_size)
+        _copy_sparse(source, destination, info.st_size, check)
         return
     copied = 0
     while count := _copy_range(source, destination, copied, _CHUNK):
         copied += count
+        check()
 
 
-def _copy_sparse(source: int, destination: int, size: int) -> None:
+def _copy_sparse(source: int, destination: int, size: int, check: Callable[[], None]) -> None:
     os.ftruncate(destination, size)
     offset = 0
     while offset < size:
@@ -192,10 +211,11 @@ def _copy_sparse(source: int, destination: int, size: int) -> None:
         end = os.lseek(source, start, os.SEEK_HOLE)
         offset = start
         while offset < end:
-            count = _copy_range(source, destination, offset, end - offset)
+            count = _copy_range(source, destination, offset, min(end - offset, _CHUNK))
             if not count:
                 return
             offset += count
+            check()
 
 
 def _copy_range(source: int, destination: int, offset: int, length: int) -> int:
@@ -207,11 +227,12 @@ def _copy_range(source: int, destination: int, offset: int, length: int) -> int:
     # Between two filesystems some kernels copy nothing themselves.
     block = os.pread(source, min(length, _SMALL * 4), offset)
     os.lseek(destination, offset, os.SEEK_SET)
-    _write_all(destination, block)
+    write_all(destination, block)
     return len(block)
 
 
-def _write_all(destination: int, block: bytes) -> None:
+def write_all(destination: int, block: bytes) -> None:
+    """Write all of a block, however little the kernel takes at a time."""
     view = memoryview(block)
     while view:
         view = view[os.write(destination, view) :]

@@ -6,13 +6,15 @@ import os
 import posixpath
 from collections import deque
 from contextlib import ExitStack
+from functools import partial
+from operator import itemgetter
 
 from stagewright.errors import CanceledError, SandboxError, StepFailedError
-from stagewright.graph.ops import CopyAction, ExecOp, Mount
+from stagewright.graph.ops import ExecOp, Mount
 from stagewright.graph.vertex import Vertex, digest_of
 from stagewright.ops.copy import Copier
 from stagewright.ops.result import Result
-from stagewright.ops.selection import content_digest
+from stagewright.ops.selection import mount_digest
 from stagewright.ops.target import Target
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
@@ -23,6 +25,8 @@ from stagewright.sources.tree import Tree
 
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
+# From the one that waits for least to the one that waits for most.
+_DEMANDS = ("private", "shared", "locked")
 
 
 class ExecRunner:
@@ -32,24 +36,27 @@ class ExecRunner:
         self._worker = worker
 
     def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
-        return tuple(sorted({mount.input for mount in _bind_mounts(_op(vertex)) if mount.input is not None}))
+        op = _op(vertex)
+        inputs = {mount.input for mount in _bind_mounts(op) if mount.input is not None}
+        # All of the root counts, whatever part of it is mounted a second time.
+        return tuple(sorted(inputs - {_base(op)}))
 
     def content_digest(self, vertex: Vertex, index: int, source: Result) -> str:
         if source.snapshot is None:
             return "empty"
-        actions = [_whole(mount) for mount in _bind_mounts(_op(vertex)) if mount.input == index]
-        selector = digest_of([action.identity() for action in actions])
-        known = self._worker.keys.content_digest(source.snapshot, selector)
+        selectors = [mount.selector for mount in _bind_mounts(_op(vertex)) if mount.input == index]
+        name = digest_of(["mount", selectors])
+        known = self._worker.keys.content_digest(source.snapshot, name)
         if known is None:
             with self._worker.snapshots.view(source.snapshot) as root:
-                known = content_digest(Tree(root), actions, FileDigests())
-            self._worker.keys.save_content_digest(source.snapshot, selector, known)
+                known = mount_digest(Tree(root), selectors, FileDigests(), self._worker.check_canceled)
+            self._worker.keys.save_content_digest(source.snapshot, name, known)
         return known
 
     def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
         op = _op(vertex)
         snapshots = self._worker.snapshots
-        base = next((mount.input for mount in op.mounts if mount.target == "/"), None)
+        base = _base(op)
         draft = snapshots.prepare(inputs[base].snapshot if base is not None else None)
         try:
             with ExitStack() as stack:
@@ -69,6 +76,7 @@ class ExecRunner:
     ) -> tuple[spec.Outcome, _Tail]:
         env = [*op.env, *op.proxy_env]
         mounts: list[spec.Mount] = []
+        caches = self._hold_caches(op, inputs, stack)
         for mount in op.mounts:
             if mount.target == "/" and mount.kind == "bind":
                 continue
@@ -79,7 +87,9 @@ class ExecRunner:
             elif mount.kind == "tmpfs":
                 mounts.append(spec.TmpfsMount(mount.target, size=mount.size))
             elif mount.kind == "cache":
-                mounts.append(self._cache_mount(mount, inputs, stack))
+                mounts.append(
+                    spec.BindMount(mount.target, caches[_cache_identity(mount, inputs)], readonly=mount.readonly)
+                )
             else:
                 mounts.append(self._bind_mount(mount, inputs, stack))
         step = spec.Step(
@@ -111,7 +121,7 @@ class ExecRunner:
         return spec.Root(lowers, draft.fs, draft.work) if draft is not None else spec.Root(lowers)
 
     def _bind_mount(self, mount: Mount, inputs: tuple[Result, ...], stack: ExitStack) -> spec.BindMount:
-        snapshot = inputs[mount.input].snapshot if mount.input is not None else None
+        snapshot = _snapshot(mount, inputs)
         if mount.readonly:
             return spec.BindMount(mount.target, self._root(snapshot), mount.selector, readonly=True)
         # What a step writes to such a mount is thrown away with the draft.
@@ -119,21 +129,25 @@ class ExecRunner:
         stack.callback(self._worker.snapshots.discard, draft)
         return spec.BindMount(mount.target, self._root(snapshot, draft), mount.selector)
 
-    def _cache_mount(self, mount: Mount, inputs: tuple[Result, ...], stack: ExitStack) -> spec.BindMount:
-        snapshot = inputs[mount.input].snapshot if mount.input is not None else None
-        identity = mount.id or posixpath.normpath(mount.target)
-        if snapshot is not None or (mount.mode, mount.uid, mount.gid) != (None, 0, 0):
-            # As in BuildKit: a folder that starts as something else is another folder.
-            start = [snapshot, mount.selector, mount.mode, mount.uid, mount.gid]
-            identity = f"{identity}@{digest_of(start)[:16]}"
+    def _hold_caches(self, op: ExecOp, inputs: tuple[Result, ...], stack: ExitStack) -> dict[str, str]:
+        """The folders of the step's cache mounts by their identity, held until `stack` ends.
 
-        def create(folder: str) -> None:
-            self._fill_cache(folder, mount, snapshot)
-
-        folder = stack.enter_context(
-            self._worker.cache_mounts.use(identity, mount.sharing, create, self._worker.cancel)
-        )
-        return spec.BindMount(mount.target, folder, readonly=mount.readonly)
+        A step that has one mounted twice holds it once, as its most demanding mount asks. They are taken in the order
+        of their identities, so that no two steps wait for each other.
+        """
+        mounts: dict[str, Mount] = {}
+        for mount in op.mounts:
+            if mount.kind == "cache":
+                identity = _cache_identity(mount, inputs)
+                known = mounts.setdefault(identity, mount)
+                if _DEMANDS.index(mount.sharing) > _DEMANDS.index(known.sharing):
+                    mounts[identity] = mount
+        folders = {}
+        for identity, mount in sorted(mounts.items(), key=itemgetter(0)):
+            create = partial(self._fill_cache, mount=mount, snapshot=_snapshot(mount, inputs))
+            use = self._worker.cache_mounts.use(identity, mount.sharing, create, self._worker.cancel)
+            folders[identity] = stack.enter_context(use)
+        return folders
 
     def _fill_cache(self, folder: str, mount: Mount, snapshot: int | None) -> None:
         os.chmod(folder, 0o755 if mount.mode is None else mount.mode)
@@ -145,7 +159,10 @@ class ExecRunner:
             with self._worker.snapshots.view(snapshot) as root:
                 tree = Tree(root)
                 top = tree.entry(tree.resolve(mount.selector))
-                Copier(tree, Target(handle, None), None, None).copy_contents(top, "")
+                if not top.is_dir:
+                    raise SandboxError(f"cache mount {mount.target}: its source {mount.selector} is not a folder")
+                copier = Copier(tree, Target(handle, None), self._worker.check_canceled)
+                copier.copy_contents(top, "", take_metadata=mount.mode is None)
         finally:
             os.close(handle)
 
@@ -218,5 +235,20 @@ def _bind_mounts(op: ExecOp) -> list[Mount]:
     return [mount for mount in op.mounts if mount.kind == "bind" and mount.target != "/"]
 
 
-def _whole(mount: Mount) -> CopyAction:
-    return CopyAction(mount.input or 0, mount.selector or "/", "/", wildcard=False)
+def _base(op: ExecOp) -> int | None:
+    """The input that the root starts from."""
+    return next((mount.input for mount in op.mounts if mount.target == "/"), None)
+
+
+def _snapshot(mount: Mount, inputs: tuple[Result, ...]) -> int | None:
+    return inputs[mount.input].snapshot if mount.input is not None else None
+
+
+def _cache_identity(mount: Mount, inputs: tuple[Result, ...]) -> str:
+    identity = mount.id or posixpath.normpath(mount.target)
+    snapshot = _snapshot(mount, inputs)
+    if snapshot is None and (mount.mode, mount.uid, mount.gid) == (None, 0, 0):
+        return identity
+    # As in BuildKit: a folder that starts as something else is another folder.
+    start = [snapshot, mount.selector, mount.mode, mount.uid, mount.gid]
+    return f"{identity}@{digest_of(start)[:16]}"

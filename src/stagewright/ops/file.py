@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ from stagewright.errors import StagewrightError
 from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
 from stagewright.graph.vertex import Vertex, digest_of
 from stagewright.ops.chmod import apply_mode
-from stagewright.ops.copy import Copier
+from stagewright.ops.copy import Copier, write_all
 from stagewright.ops.result import Result
 from stagewright.ops.selection import Selected, content_digest, select
 from stagewright.ops.target import Target
@@ -39,7 +40,7 @@ class FileRunner:
         actions = _copies_from(vertex, index)
         if source.context is not None:
             context = self._worker.context(source.context)
-            digest = content_digest(context.tree, actions, context.digests)
+            digest = content_digest(context.tree, actions, context.digests, self._worker.check_canceled)
             self._digests[vertex.digest, index] = digest
             return digest
         if source.snapshot is None:
@@ -48,7 +49,7 @@ class FileRunner:
         known = self._worker.keys.content_digest(source.snapshot, selector)
         if known is None:
             with self._tree(source) as tree:
-                known = content_digest(tree, actions, FileDigests())
+                known = content_digest(tree, actions, FileDigests(), self._worker.check_canceled)
             self._worker.keys.save_content_digest(source.snapshot, selector, known)
         return known
 
@@ -69,21 +70,22 @@ class FileRunner:
                     else:
                         self._copy(target, action, inputs[action.input])
                 target.restore_times()
-            self._check_unchanged(vertex, inputs)
-        except OSError as error:
-            snapshots.discard(draft)
-            raise StagewrightError(f"{error.strerror}: {error.filename or error.filename2 or ''}") from error
+            exact = self._is_unchanged(vertex, inputs)
         except BaseException:
             snapshots.discard(draft)
             raise
-        return Result(snapshots.commit(draft))
+        if not exact:
+            reporter.warn("the build context has changed since the build began: this step is not kept in the cache")
+        return Result(snapshots.commit(draft), exact=exact)
 
-    def _check_unchanged(self, vertex: Vertex, inputs: tuple[Result, ...]) -> None:
-        """A context that changed between its digest and its copy would leave a result under a key that lies."""
-        for index in self.content_inputs(vertex):
-            known = self._digests.get((vertex.digest, index))
-            if known is not None and self.content_digest(vertex, index, inputs[index]) != known:
-                raise StagewrightError("the build context changed while it was read", hint="build again")
+    def _is_unchanged(self, vertex: Vertex, inputs: tuple[Result, ...]) -> bool:
+        """Whether the contexts are still what the key was made of: a copy of another state is no result for it."""
+        known = {index: self._digests.get((vertex.digest, index)) for index in self.content_inputs(vertex)}
+        return all(
+            self.content_digest(vertex, index, inputs[index]) == digest
+            for index, digest in known.items()
+            if digest is not None
+        )
 
     @contextmanager
     def _target(self, draft: Draft, *, through_overlay: bool) -> Iterator[Target]:
@@ -122,7 +124,7 @@ class FileRunner:
         path = target.resolve(action.path)
         owner = self._owner(target, action.owner)
         folder = posixpath.dirname(path)
-        target.make_dirs(folder, owner)
+        target.hold_dirs(folder, owner)
         if target.is_dir(path):
             raise StagewrightError(f"cannot write the file {action.path}: it is a folder")
         try:
@@ -130,10 +132,12 @@ class FileRunner:
         except FileNotFoundError:
             pass
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target.layer)
-        with os.fdopen(handle, "wb") as file:
-            file.write(action.data)
+        try:
+            write_all(handle, action.data)
             os.fchown(handle, *(owner or (0, 0)))
             os.fchmod(handle, action.mode)
+        finally:
+            os.close(handle)
         if action.mtime is not None:
             os.utime(path, (action.mtime, action.mtime), dir_fd=target.layer)
 
@@ -141,10 +145,11 @@ class FileRunner:
         owner = self._owner(target, action.owner)
         mode = partial(apply_mode, action.mode) if action.mode else None
         with self._tree(source) as tree:
-            copier = Copier(tree, target, owner, mode)
             for selected in select(tree, action):
-                if action.unpack and not selected.entry.is_dir and self._unpack(target, tree, selected, action, owner):
+                if action.unpack and self._unpack(target, tree, selected, action, owner):
                     continue
+                # As in BuildKit, the matches of a wildcard are copies apart: files that are linked become two.
+                copier = Copier(tree, target, self._worker.check_canceled, owner, mode)
                 self._copy_selected(target, copier, selected, action, owner)
 
     def _copy_selected(
@@ -156,18 +161,15 @@ class FileRunner:
         path = target.resolve(posixpath.join(head, tail))
         known_dir = target.is_dir(path)
         if selected.entry.is_dir:
-            if not action.contents and (known_dir or into_folder):
-                path = posixpath.join(path, selected.name)
-            info = target.lstat(path)
-            if info is not None and not target.is_dir(path):
+            if not known_dir and target.lstat(path) is not None:
                 raise StagewrightError(f"cannot copy to non-directory: /{path}")
-            target.make_dirs(path, owner)
+            target.hold_dirs(path, owner)
             copier.copy_contents(selected.entry, path)
             return
         if known_dir:
             path = posixpath.join(path, selected.name)
         folder = posixpath.dirname(path)
-        target.make_dirs(folder, owner)
+        target.hold_dirs(folder, owner)
         copier.copy_file(selected.entry, path)
 
     def _unpack(
@@ -176,6 +178,8 @@ class FileRunner:
         """Unpack a source that is an archive into the destination folder; False where it is none."""
         from stagewright.snapshots.extract import is_archive, unpack_archive
 
+        if not stat.S_ISREG(selected.entry.info.st_mode):
+            return False
         handle = tree.open(selected.entry.path)
         with os.fdopen(handle, "rb") as file:
             if not is_archive(file):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from stagewright.dockerfile.wildcard import has_wildcards, match
+from stagewright.dockerfile.wildcard import SourcePattern, has_wildcards
+from stagewright.errors import NotFoundError
 from stagewright.graph.ops import CopyAction
 from stagewright.records import dataclass
 from stagewright.sources.digests import FileDigests, describe
@@ -22,56 +23,74 @@ class Selected:
 
 
 def select(tree: Tree, action: CopyAction) -> list[Selected]:
-    """The sources that a copy action names, wildcards expanded, in order.
+    """The sources that a copy action names, wildcards expanded, in order; a source that is a link is followed.
 
-    Raises NotFoundError for a name that does not exist; a wildcard may match nothing.
+    Raises NotFoundError for a name that does not exist, for a folder before the first wildcard that does not, and for a
+    wildcard without a match unless it is optional.
     """
     source = posixpath.normpath("/" + action.source).lstrip("/")
-    paths: list[str] | Iterator[str] = [source]
-    if action.wildcard and has_wildcards(source):
-        paths = _expand(tree, source)
-    found = []
-    for path in paths:
-        entry = tree.entry(tree.resolve(path, follow_last=action.follow_source_link))
-        found.append(Selected(posixpath.basename(path), entry))
+    if not action.wildcard or not has_wildcards(source):
+        return [_selected(tree, source)]
+    pattern = SourcePattern(source)
+    top = tree.entry(tree.resolve(pattern.folder))
+    found = [_selected(tree, path) for path in _matches(tree, pattern, top.path, "")]
+    if not found and not action.optional:
+        raise NotFoundError(f'"/{source}": not found')
     return found
 
 
-def _expand(tree: Tree, pattern: str) -> Iterator[str]:
-    parts = pattern.split("/")
-    literal = 0
-    while not has_wildcards(parts[literal]):
-        literal += 1
-    base = tree.resolve("/".join(parts[:literal]))
-    yield from _matches(tree, base, parts[literal:])
+def _selected(tree: Tree, path: str) -> Selected:
+    return Selected(posixpath.basename(path), tree.entry(tree.resolve(path)))
 
 
-def _matches(tree: Tree, folder: str, parts: list[str]) -> Iterator[str]:
-    try:
-        entries = list(tree.children(folder))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        if match(parts[0], posixpath.basename(entry.path)):
-            if len(parts) == 1:
-                yield entry.path
-            elif entry.is_dir:
-                yield from _matches(tree, entry.path, parts[1:])
+def _matches(tree: Tree, pattern: SourcePattern, folder: str, prefix: str) -> Iterator[str]:
+    for entry in tree.children(folder):
+        name = prefix + posixpath.basename(entry.path)
+        if pattern.matches(name):
+            yield entry.path
+        elif entry.is_dir and pattern.may_match_below(name):
+            yield from _matches(tree, pattern, entry.path, name + "/")
 
 
-def content_digest(tree: Tree, actions: list[CopyAction], digests: FileDigests) -> str:
-    """The digest of all that the actions would copy from the tree: names, modes, owners, contents; not times."""
+def content_digest(tree: Tree, actions: Iterable[CopyAction], digests: FileDigests, check: Callable[[], None]) -> str:
+    """The digest of all that the actions would copy from the tree: names, modes, owners, contents; not times.
+
+    `check` is called now and then, and may raise.
+    """
     content = hashlib.sha256()
     for action in actions:
         for selected in select(tree, action):
             entry = selected.entry
             if entry.is_dir:
-                content.update(f"folder {'' if action.contents else selected.name}\n".encode(errors="surrogateescape"))
-                start = len(entry.path) + 1 if entry.path else 0
-                lines = (describe(tree, item, item.path[start:], digests) for item in tree.walk(entry.path))
-                content.update("".join(lines).encode(errors="surrogateescape"))
+                content.update(b"folder\0")
+                _add_below(content, tree, entry, digests, check)
             else:
-                line = describe(tree, entry, selected.name, digests)
-                content.update(line.encode(errors="surrogateescape"))
-        content.update(b"end\n")
+                _add(content, describe(tree, entry, selected.name, digests))
+        content.update(b"end\0")
     return "sha256:" + content.hexdigest()
+
+
+def mount_digest(tree: Tree, selectors: Iterable[str], digests: FileDigests, check: Callable[[], None]) -> str:
+    """The digest of all that can be seen where these paths of the tree (files or folders) are mounted; not times.
+
+    Raises NotFoundError for a path that does not exist.
+    """
+    content = hashlib.sha256()
+    for selector in selectors:
+        entry = tree.entry(tree.resolve(selector))
+        _add(content, describe(tree, entry, "", digests))
+        if entry.is_dir:
+            _add_below(content, tree, entry, digests, check)
+        content.update(b"end\0")
+    return "sha256:" + content.hexdigest()
+
+
+def _add_below(content: hashlib._Hash, tree: Tree, top: Entry, digests: FileDigests, check: Callable[[], None]) -> None:
+    start = len(top.path) + 1 if top.path else 0
+    for entry in tree.walk(top.path):
+        check()
+        _add(content, describe(tree, entry, entry.path[start:], digests))
+
+
+def _add(content: hashlib._Hash, record: str) -> None:
+    content.update(record.encode(errors="surrogateescape"))

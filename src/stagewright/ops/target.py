@@ -26,7 +26,7 @@ class Target:
     def __init__(self, layer: int, below: int | None) -> None:
         self.layer = layer
         self._below = below
-        self._mirrored: list[tuple[str, os.stat_result]] = []
+        self._mirrored: dict[str, os.stat_result] = {}
 
     def resolve(self, path: str) -> str:
         """The path with all links resolved inside the root; what does not exist is kept."""
@@ -57,7 +57,15 @@ class Target:
         return info is not None and stat.S_ISDIR(info.st_mode)
 
     def make_dirs(self, path: str, owner: tuple[int, int] | None, mode: int = 0o755) -> None:
-        """Make the folder at a resolved path and those above it where they are missing, and have them in the layer.
+        """Make the folder at a resolved path and those above it where they are missing; one that exists is not touched.
+
+        Raises StagewrightError where something else is in the way.
+        """
+        if not self.is_dir(path):
+            self.hold_dirs(path, owner, mode)
+
+    def hold_dirs(self, path: str, owner: tuple[int, int] | None, mode: int = 0o755) -> None:
+        """As `make_dirs`, and have the folder in the layer itself, ready to be written to.
 
         Raises StagewrightError where something else is in the way.
         """
@@ -90,16 +98,16 @@ class Target:
         finally:
             os.close(source)
             os.close(copy)
-        self._mirrored.append((path, info))
+        self._mirrored[path] = info
 
     def restore_times(self) -> None:
         """Give the mirrored folders the times that they have below."""
-        for path, info in self._mirrored:
+        for path, info in self._mirrored.items():
             os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.layer, follow_symlinks=False)
 
     def touched(self, path: str) -> None:
         """The folder at `path` got metadata of its own: its times are not those from below."""
-        self._mirrored = [(mirrored, info) for mirrored, info in self._mirrored if mirrored != path]
+        self._mirrored.pop(path, None)
 
     def read_text(self, path: str, limit: int = 1 << 20) -> str:
         """A small text file of the root, "" where there is none (passwd, group)."""

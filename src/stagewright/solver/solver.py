@@ -398,7 +398,7 @@ class Solver:
         """End the contexts whose readers a failure kept from reading."""
         for node in nodes:
             if is_context(node.vertex) and node.reporter.event.completed is None:
-                node.reporter.end(error="canceled" if self._failure is not None else "")
+                node.reporter.end(error="canceled" if isinstance(self._failure, CanceledError) else "")
 
     def _end_unneeded(self, nodes: Iterable[_Node]) -> None:
         """Close the vertices that nothing had to be done for, because those that use them were cached."""

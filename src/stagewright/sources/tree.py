@@ -79,11 +79,12 @@ class Tree:
 
     def _link(self, path: str) -> str | None:
         try:
-            return os.readlink(path, dir_fd=self._root)
+            target = os.readlink(path, dir_fd=self._root)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                 return None
-            raise
+            raise self._refused(path, error) from error
+        return None if self._hides(path) else target
 
     def entry(self, path: str) -> Entry:
         """The file at a resolved path. Raises NotFoundError; a hidden file does not exist."""
@@ -104,30 +105,34 @@ class Tree:
 
         A hidden folder appears only when something in it does not stay hidden.
         """
-        # Beside each open folder stands its own entry as long as it is hidden and nothing in it has turned up.
-        stack: list[tuple[Iterator[Entry], list[Entry], Folder | None]] = [
-            (iter(self._scan(top)), [], self._ignore_state(top))
+        # Beside each open folder stands its own entry if it is hidden; `waiting` are those in which nothing turned up.
+        stack: list[tuple[Iterator[Entry], Entry | None, Folder | None]] = [
+            (iter(self._scan(top)), None, self._ignore_state(top))
         ]
+        waiting: list[Entry] = []
         while stack:
-            entries, _, ignore = stack[-1]
+            entries, hidden, ignore = stack[-1]
             entry = next(entries, None)
             if entry is None:
                 stack.pop()
+                if waiting and waiting[-1] is hidden:
+                    waiting.pop()
                 continue
             inner = None
             if ignore is not None:
                 name = entry.path.rpartition("/")[2]
                 if ignore.excludes(name):
                     if entry.is_dir and not (inner := ignore.enter(name)).hopeless:
-                        stack.append((iter(self._scan(entry.path)), [entry], inner))
+                        waiting.append(entry)
+                        stack.append((iter(self._scan(entry.path)), entry, inner))
                     continue
                 inner = ignore.enter(name) if entry.is_dir else None
-            for _, hidden, _ in stack:
-                yield from hidden
-                hidden.clear()
+            if waiting:
+                yield from waiting
+                waiting.clear()
             yield entry
             if entry.is_dir:
-                stack.append((iter(self._scan(entry.path)), [], inner))
+                stack.append((iter(self._scan(entry.path)), None, inner))
 
     def children(self, folder: str) -> Iterator[Entry]:
         """What is in the folder and not hidden (a hidden folder counts when something below it is not)."""
@@ -143,21 +148,34 @@ class Tree:
             state = state.enter(name)
         return state
 
+    def _hides(self, path: str) -> bool:
+        """Whether a pattern excludes the path itself."""
+        folder, _, name = path.rpartition("/")
+        ignore = self._ignore_state(folder)
+        return ignore is not None and ignore.excludes(name)
+
     def _is_hidden(self, entry: Entry) -> bool:
-        folder, _, name = entry.path.rpartition("/")
-        ignore = self._ignore_state(folder) if name else None
-        if ignore is None or not ignore.excludes(name):
+        if not entry.path or not self._hides(entry.path):
             return False
-        if not entry.is_dir or ignore.enter(name).hopeless:
+        state = self._ignore_state(entry.path)
+        if not entry.is_dir or state is None or state.hopeless:
             return True
         return next(self.walk(entry.path), None) is None
 
     def _scan(self, folder: str) -> list[Entry]:
-        handle = self._open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            handle = self._open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return []  # It went away after it was seen, or never was.
+        found = []
         try:
             prefix = f"{folder}/" if folder else ""
             with os.scandir(handle) as entries:
-                found = [Entry(prefix + item.name, item.stat(follow_symlinks=False)) for item in entries]
+                for item in entries:
+                    try:
+                        found.append(Entry(prefix + item.name, item.stat(follow_symlinks=False)))
+                    except FileNotFoundError:
+                        continue
         finally:
             os.close(handle)
         found.sort(key=lambda entry: entry.path)
@@ -165,11 +183,27 @@ class Tree:
 
     def open(self, path: str) -> int:
         """A descriptor to read the file at a resolved path; never a device, never through a link."""
-        return self._open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return self._open_known(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def open_folder(self, path: str) -> int:
         """A descriptor of the folder at a resolved path."""
-        return self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return self._open_known(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def readlink(self, path: str) -> str:
+        """What the link at a resolved path says."""
+        try:
+            return os.readlink(path, dir_fd=self._root)
+        except OSError as error:
+            raise self._refused(path, error) from error
+
+    def _open_known(self, path: str, flags: int) -> int:
+        try:
+            return self._open(path, flags)
+        except FileNotFoundError as error:
+            raise self._refused(path, error) from error
+
+    def _refused(self, path: str, error: OSError) -> StagewrightError:
+        return StagewrightError(f"cannot read {self.label}/{path}: {os.strerror(error.errno or 0)}")
 
     def _open(self, path: str, flags: int) -> int:
         try:
@@ -179,8 +213,4 @@ class Tree:
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
-            raise StagewrightError(f"cannot read {self.label}/{path}: {os.strerror(error.errno or 0)}") from error
-
-    def readlink(self, path: str) -> str:
-        """What the link at a resolved path says."""
-        return os.readlink(path, dir_fd=self._root)
+            raise self._refused(path, error) from error

@@ -117,7 +117,12 @@ def test_the_context_runs_while_it_is_read(store: Store) -> None:
     missing.digest_errors["other"] = NotFoundError("missing")
     with pytest.raises(NotFoundError):
         missing.solve(copy("other", None, context()))
-    assert missing.last("context").error.endswith("canceled")
+    assert missing.last("context").completed is not None
+    canceled = Build(store)
+    canceled.digest_errors["other"] = CanceledError()
+    with pytest.raises(CanceledError):
+        canceled.solve(copy("other", None, context()))
+    assert canceled.last("context").error.endswith("canceled")
 
 
 @pytest.mark.parametrize("ignored", ["step", "copy"])
