@@ -48,6 +48,6 @@ def test_the_image_works_and_holds_no_caches(primed: Stagewright, example: Path,
     image = Image.load(tmp_path / "layers.tar", tmp_path)
     assert "dependencies         2" in image.run()
     assert not [path for path in image.files if path.endswith(".deb")]
-    assert not image.below("/var/lib/apt")
+    assert not image.below("/var/lib/apt/lists")
     assert not image.below("/root/.cache")
     assert not {"/etc/apt/apt.conf.d/99host", "/etc/pip.conf"} & image.files

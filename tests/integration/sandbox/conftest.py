@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stagewright.records import replace
+from stagewright.records import dataclass, field, replace
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.oci import OciRuntime
 from stagewright.sandbox.spec import BindMount, Cancellation, Outcome, Root, Runtime, Step
