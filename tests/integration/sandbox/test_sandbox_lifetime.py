@@ -40,8 +40,9 @@ def processes_with(text: str) -> list[int]:
 
 
 def mounts() -> list[str]:
+    """The mounts that have to do with the tests or their subject; other programs of the machine mount and unmount."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        return [line.split(" ", 3)[3] for line in file]
+        return [line.split(" ", 3)[3] for line in file if "pytest-of-" in line or "stagewright" in line]
 
 
 def children() -> list[str]:

@@ -19,9 +19,7 @@ def test_the_facts_of_this_machine() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 def test_overlayfs_is_tried_and_leaves_nothing() -> None:
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        before = file.read()
     (overlay,) = [fact for fact in probe() if fact.name == "overlayfs"]
     assert overlay.missing is None
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        assert file.read() == before
+        assert "stagewright" not in file.read()
