@@ -175,6 +175,8 @@ class ExecRunner:
                 )
             return
         if mount.env is not None:
+            if b"\0" in data:
+                raise SandboxError(f"secret {mount.id}: the variable {mount.env} cannot hold its NUL bytes")
             env.append(f"{mount.env}={data.decode(errors='surrogateescape')}")
         if mount.target:
             mode = 0o400 if mount.mode is None else mount.mode
