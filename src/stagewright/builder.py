@@ -21,7 +21,7 @@ from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_expor
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import MAIN_CONTEXT, BaseImage, ImageRequest, Options, Plan
-from stagewright.image.platform import Platform, host_platform, parse_platform
+from stagewright.image.platform import Platform, host_platform, parse_platform, runnable_platforms
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
@@ -72,10 +72,12 @@ class Builder:
             offline=options.offline,
             pull=options.pull,
         )
-        self.platform = parse_platform(options.platform) if options.platform else host_platform()
+        self.platform = _platform(options.platform)
 
     def build(self) -> tuple[Plan, Result]:
-        """Build up to the result."""
+        """Build up to the result. Raises StagewrightError."""
+        if os.geteuid() != 0:
+            raise UsageError("building takes root so far", hint="run it with sudo")
         if not os.path.isdir(self._options.context):
             raise NotFoundError(f"the build context {self._options.context} is not a folder")
         if self._options.build_contexts:
@@ -127,10 +129,10 @@ class Builder:
             bases=self._base_names,
         )
         made: list[Exported | None] = []
-        for exporter in exporters:
+        for number, exporter in enumerate(exporters):
             if isinstance(exporter, CacheOnlyExporter):
                 continue
-            with self._vertex(exporter.title) as reporter:
+            with self._vertex(exporter.title, f"#{number}") as reporter:
                 made.append(exporter.export(exported, services, reporter))
         return made
 
@@ -303,8 +305,21 @@ class Builder:
         with self._vertex(f"[internal] load metadata for {reference}") as reporter:
             return self.images.resolve(name, platform, reporter)
 
-    def _vertex(self, name: str) -> AbstractContextManager[Reporter]:
-        return self._emitter.vertex("sha256:" + hashlib.sha256(name.encode()).hexdigest(), name)
+    def _vertex(self, name: str, distinction: str = "") -> AbstractContextManager[Reporter]:
+        """A vertex of its own in the progress; `distinction` tells apart those of one name."""
+        digest = hashlib.sha256((name + distinction).encode()).hexdigest()
+        return self._emitter.vertex(f"sha256:{digest}", name)
+
+
+def _platform(text: str | None) -> Platform:
+    """The platform to build for. Raises UsageError for one that this machine does not run."""
+    host = host_platform()
+    if text is None:
+        return host
+    wanted = parse_platform(text)
+    if wanted not in runnable_platforms(host):
+        raise UsageError(f"building for {wanted} is not supported yet", hint=f"this machine builds for {host}")
+    return wanted
 
 
 def _read_file(path: str, what: str) -> bytes:
