@@ -74,7 +74,10 @@ class Tree:
         self.label = label
 
     def resolve(self, path: str, *, follow_last: bool = True) -> str:
-        """The path without links: every link on the way resolved inside the root; what does not exist is kept."""
+        """The path without links: every link on the way resolved inside the root; what does not exist is kept.
+
+        Raises NotFoundError where a hidden link is on the way.
+        """
         return resolve_links(path, self._link, follow_last=follow_last)
 
     def _link(self, path: str) -> str | None:
@@ -84,7 +87,9 @@ class Tree:
             if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                 return None
             raise self._refused(path, error) from error
-        return None if self._hides(path) else target
+        if self._hides(path):
+            raise _hidden(path)
+        return target
 
     def entry(self, path: str) -> Entry:
         """The file at a resolved path. Raises NotFoundError; a hidden file does not exist."""
@@ -97,7 +102,7 @@ class Tree:
         finally:
             os.close(handle)
         if self._is_hidden(entry):
-            raise NotFoundError(f'"/{path}": not found', hint=f"a pattern in the ignore file excludes {path}")
+            raise _hidden(path)
         return entry
 
     def walk(self, top: str) -> Iterator[Entry]:
@@ -214,3 +219,7 @@ class Tree:
             if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
             raise self._refused(path, error) from error
+
+
+def _hidden(path: str) -> NotFoundError:
+    return NotFoundError(f'"/{path}": not found', hint=f"a pattern in the ignore file excludes {path}")
