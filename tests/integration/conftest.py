@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROJECT, SCRIPTS, Stagewright, StandinImages, mounts_below, output_of, package_flags
+from harness import PROJECT, SCRIPTS, Stagewright, StandinImages, output_of, package_flags, runner
 
 # The first run on a machine builds eight base images before its first test starts.
 STANDINS_TIMEOUT_S = 900
@@ -70,15 +70,6 @@ def standin_stagewright(
     """
     folder = tmp_path_factory.mktemp("builder")
     yield from runner(folder / "state", standin_images.config, package_flags(folder / "settings"))
-
-
-def runner(root: Path, config: Path, build_flags: tuple[str, ...] = ()) -> Iterator[Stagewright]:
-    """A command line whose state directory is removed at the end, which no mount of a build may outlive."""
-    yield Stagewright(root, config, build_flags)
-    left = mounts_below(root)
-    if not left:
-        shutil.rmtree(root, ignore_errors=not root.exists())
-    assert left == [], "a build left mounts behind"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import datetime
 import json
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -107,6 +108,15 @@ class Stagewright:
         """Build a context and read the events from `--progress=rawjson`."""
         done = self.run("build", "--progress=rawjson", *self.build_flags, *flags, context, check=check, env=env)
         return Build(done.returncode, done.stdout, done.stderr, read_events(done.stderr))
+
+
+def runner(root: Path, config: Path, build_flags: tuple[str, ...] = ()) -> Iterator[Stagewright]:
+    """A command line whose state directory is removed at the end, which no mount of a build may outlive."""
+    yield Stagewright(root, config, build_flags)
+    left = mounts_below(root)
+    if not left:
+        shutil.rmtree(root, ignore_errors=not root.exists())
+    assert left == [], "a build left mounts behind"
 
 
 def read_events(text: str) -> dict[str, Vertex]:

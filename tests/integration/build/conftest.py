@@ -1,0 +1,24 @@
+"""Fixtures: a context to fill and build on the stand-in base images, with a state directory for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Stagewright, StandinImages, runner
+from workbench import Workbench
+
+
+@pytest.fixture
+def builder(standin_images: StandinImages, tmp_path: Path) -> Iterator[Stagewright]:
+    """The command line with an empty state directory and the stand-ins as base images."""
+    yield from runner(tmp_path / "state", standin_images.config)
+
+
+@pytest.fixture
+def bench(builder: Stagewright, tmp_path: Path) -> Workbench:
+    """An empty context, and a command line with an empty state directory."""
+    context = tmp_path / "context"
+    context.mkdir()
+    return Workbench(builder, context)

@@ -1,0 +1,103 @@
+"""A build context that a test fills and builds, and a look at the files that come out."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+
+from harness import Build, Stagewright
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a result by their absolute paths, from its tar archive."""
+
+    members: Mapping[str, tarfile.TarInfo]
+    contents: Mapping[str, bytes] = field(repr=False)
+
+    @classmethod
+    def read(cls, archive: bytes) -> Files:
+        """Read an uncompressed tar archive."""
+        members, contents = {}, {}
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            for member in tar:
+                path = "/" + member.name.removeprefix("./").strip("/")
+                members[path] = member
+                if (content := tar.extractfile(member)) is not None:
+                    contents[path] = content.read()
+        return cls(members, contents)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.members
+
+    def text(self, path: str) -> str:
+        """A file's content."""
+        return self.contents[path].decode()
+
+    def lines(self, path: str) -> list[str]:
+        """A file's lines."""
+        return self.text(path).splitlines()
+
+    def mode(self, path: str) -> int:
+        """The permission bits."""
+        return self.members[path].mode
+
+    def owner(self, path: str) -> tuple[int, int]:
+        """The user and group ID."""
+        return self.members[path].uid, self.members[path].gid
+
+    def below(self, folder: str) -> list[str]:
+        """The paths of all that is below a folder, relative to it, in order."""
+        prefix = folder.rstrip("/") + "/"
+        return sorted(path.removeprefix(prefix) for path in self.members if path.startswith(prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """A context folder and the command line that builds it."""
+
+    stagewright: Stagewright
+    context: Path
+
+    @property
+    def scratch(self) -> Path:
+        """A folder beside the context, for what is not part of it."""
+        return self.context.parent
+
+    def dockerfile(self, text: str) -> None:
+        """Write the Dockerfile: the text, but for the indentation that all lines share and empty lines at the start."""
+        self.write("Dockerfile", dedent(text).lstrip("\n"))
+
+    def write(self, name: str, content: str | bytes = "", mode: int = 0o644) -> Path:
+        """Write a file of the context, folders included."""
+        path = self.context / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.chmod(mode)
+        return path
+
+    def build(self, *flags: object, env: Mapping[str, str] | None = None) -> Build:
+        """Build the context; that fails the test if it fails. Without an output nothing but the cache is made."""
+        return self.stagewright.build(self.context, *self._output(flags), *flags, env=env)
+
+    def fail(self, *flags: object, env: Mapping[str, str] | None = None) -> str:
+        """Build what must fail with the status 1; gives what is printed below the events."""
+        build = self.stagewright.build(self.context, *self._output(flags), *flags, check=False, env=env)
+        assert build.status == 1, f"the status is {build.status}\n{build.stderr}"
+        assert "Traceback" not in build.stderr
+        return "\n".join(line for line in build.stderr.splitlines() if not line.startswith("{"))
+
+    def files(self, *flags: object, env: Mapping[str, str] | None = None) -> Files:
+        """Build the context and read the result's files."""
+        archive = self.scratch / "result.tar"
+        self.build("-o", f"type=tar,dest={archive}", *flags, env=env)
+        return Files.read(archive.read_bytes())
+
+    @staticmethod
+    def _output(flags: tuple[object, ...]) -> tuple[str, ...]:
+        given = {"-o", "--output", "-t", "--tag", "--push", "--load", "--iidfile"}
+        return () if given.intersection(map(str, flags)) else ("-o", "type=cacheonly")
