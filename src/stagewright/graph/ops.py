@@ -99,7 +99,10 @@ class CopyAction:
     is an absolute path in the result; one that ends in `/` is a folder. `owner` is `user[:group]`, names or numbers, as
     looked up in the result's own files (empty: keep for stages, 0:0 for a context); `mode` is an octal number or a
     symbolic expression. Of a source folder what is in it is copied. `unpack` unpacks local archives. `optional` lets a
-    wildcard match nothing.
+    wildcard match nothing. `includes` and `excludes` are patterns as in .dockerignore, compared with paths relative to
+    the source folder: what is copied has to match the first, if there are any, and not the second. `required` are
+    paths inside the input that have to exist. `mtime` is the time of all that is written, in seconds since the epoch
+    (None: the files' own).
     """
 
     input: int
@@ -110,11 +113,15 @@ class CopyAction:
     wildcard: bool = True
     unpack: bool = False
     optional: bool = False
+    includes: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    mtime: int | None = None
 
     def identity(self) -> Any:
         return [
             "copy", self.input, self.source, self.dest, self.owner, self.mode, self.wildcard, self.unpack,
-            self.optional,
+            self.optional, self.includes, self.excludes, self.required, self.mtime,
         ]  # fmt: skip
 
 
@@ -134,14 +141,18 @@ class MkfileAction:
 
 @dataclass(frozen=True, slots=True)
 class MkdirAction:
-    """Make a folder, and its parents where they are missing; one that exists stays as it is."""
+    """Make a folder, and its parents where they are missing; one that exists stays as it is.
+
+    `mtime` is seconds since the epoch, None for now.
+    """
 
     path: str
     mode: int = 0o755
     owner: str = ""
+    mtime: int | None = None
 
     def identity(self) -> Any:
-        return ["mkdir", self.path, self.mode, self.owner]
+        return ["mkdir", self.path, self.mode, self.owner, self.mtime]
 
 
 FileAction = CopyAction | MkfileAction | MkdirAction

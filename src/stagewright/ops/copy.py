@@ -6,7 +6,7 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from stagewright.errors import StagewrightError
 from stagewright.ops.target import Target, copy_xattrs
@@ -34,8 +34,8 @@ class _Folder:
 
 class Copier:
     """The copy of one source. `owner` replaces all owners (None: each file's own), `mode` computes permission bits
-    from a file's own and from whether it is a folder (None: the file's own). `check` is called now and then, and may
-    raise."""
+    from a file's own and from whether it is a folder (None: the file's own), `mtime` replaces all times, in seconds.
+    `below` answers what is copied of a folder (None: everything). `check` is called now and then, and may raise."""
 
     def __init__(
         self,
@@ -44,12 +44,16 @@ class Copier:
         check: Callable[[], None],
         owner: tuple[int, int] | None = None,
         mode: Mode | None = None,
+        mtime: int | None = None,
+        below: Callable[[Entry], Iterator[Entry]] | None = None,
     ) -> None:
         self._tree = tree
         self._target = target
         self._check = check
         self._owner = owner
         self._mode = mode
+        self._mtime = mtime
+        self._below = below or (lambda top: tree.walk(top.path))
         # Hard links among the sources stay hard links: (device, inode) -> path in the layer.
         self._links: dict[tuple[int, int], str] = {}
 
@@ -73,7 +77,7 @@ class Copier:
         """
         folders = [self._open(top, path, fresh=False, take_metadata=take_metadata)]
         try:
-            for entry in self._tree.walk(top.path):
+            for entry in self._below(top):
                 self._check()
                 while not entry.path.startswith(folders[-1].prefix):
                     self._leave(folders.pop())
@@ -169,7 +173,7 @@ class Copier:
         mode = stat.S_IMODE(info.st_mode)
         os.fchmod(destination, self._mode(mode, stat.S_ISDIR(info.st_mode)) if self._mode else mode)
         copy_xattrs(source, destination)
-        os.utime(destination, ns=(info.st_atime_ns, info.st_mtime_ns))
+        os.utime(destination, ns=self._times(info))
 
     def _apply_special(self, info: os.stat_result, folder: int, name: str) -> None:
         owner = self._owner or self._tree.owner or (info.st_uid, info.st_gid)
@@ -177,7 +181,12 @@ class Copier:
         if not stat.S_ISLNK(info.st_mode):
             mode = stat.S_IMODE(info.st_mode)
             os.chmod(name, self._mode(mode, False) if self._mode else mode, dir_fd=folder)
-        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=folder, follow_symlinks=False)
+        os.utime(name, ns=self._times(info), dir_fd=folder, follow_symlinks=False)
+
+    def _times(self, info: os.stat_result) -> tuple[int, int]:
+        if self._mtime is not None:
+            return self._mtime * 1_000_000_000, self._mtime * 1_000_000_000
+        return info.st_atime_ns, info.st_mtime_ns
 
 
 def copy_data(source: int, destination: int, info: os.stat_result, check: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
 from stagewright.graph.vertex import Vertex, digest_of
 from stagewright.ops.chmod import apply_mode
 from stagewright.ops.copy import Copier, write_all
+from stagewright.ops.filtering import taken
 from stagewright.ops.result import Result
 from stagewright.ops.selection import Selected, content_digest, select
 from stagewright.ops.target import Target
@@ -60,7 +61,7 @@ class FileRunner:
         draft = snapshots.prepare(base)
         try:
             unpacks = any(isinstance(action, CopyAction) and action.unpack for action in op.actions)
-            with self._target(draft, through_overlay=unpacks) as target:
+            with self._target(draft, _mtime(op), through_overlay=unpacks) as target:
                 for action in op.actions:
                     self._worker.check_canceled()
                     if isinstance(action, MkdirAction):
@@ -88,20 +89,20 @@ class FileRunner:
         )
 
     @contextmanager
-    def _target(self, draft: Draft, *, through_overlay: bool) -> Iterator[Target]:
+    def _target(self, draft: Draft, mtime: int | None, *, through_overlay: bool) -> Iterator[Target]:
         """What unpacks an archive may replace anything, so it works on the mounted draft, all else on its layer."""
         snapshots = self._worker.snapshots
         if through_overlay:
             with snapshots.mount(draft) as root:
-                yield Target(root, None)
+                yield Target(root, None, mtime)
             return
         layer = os.open(draft.fs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if draft.parent is None:
-                yield Target(layer, None)
+                yield Target(layer, None, mtime)
             else:
                 with snapshots.view(draft.parent) as below:
-                    yield Target(layer, below)
+                    yield Target(layer, below, mtime)
         finally:
             os.close(layer)
 
@@ -149,7 +150,15 @@ class FileRunner:
                 if action.unpack and self._unpack(target, tree, selected, action, owner):
                     continue
                 # As in BuildKit, the matches of a wildcard are copies apart: files that are linked become two.
-                copier = Copier(tree, target, self._worker.check_canceled, owner, mode)
+                copier = Copier(
+                    tree,
+                    target,
+                    self._worker.check_canceled,
+                    owner,
+                    mode,
+                    action.mtime,
+                    lambda top: taken(tree, top, action),
+                )
                 self._copy_selected(target, copier, selected, action, owner)
 
     def _copy_selected(
@@ -197,6 +206,10 @@ class FileRunner:
 def _op(vertex: Vertex) -> FileOp:
     assert isinstance(vertex.op, FileOp)
     return vertex.op
+
+
+def _mtime(op: FileOp) -> int | None:
+    return next((action.mtime for action in op.actions if action.mtime is not None), None)
 
 
 def _copies_from(vertex: Vertex, index: int) -> list[CopyAction]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from stagewright.dockerfile.wildcard import SourcePattern, has_wildcards
 from stagewright.errors import NotFoundError
 from stagewright.graph.ops import CopyAction
+from stagewright.ops.filtering import taken
 from stagewright.records import dataclass
 from stagewright.sources.digests import FileDigests, describe
 from stagewright.sources.tree import Entry, Tree
@@ -25,9 +26,11 @@ class Selected:
 def select(tree: Tree, action: CopyAction) -> list[Selected]:
     """The sources that a copy action names, wildcards expanded, in order; a source that is a link is followed.
 
-    Raises NotFoundError for a name that does not exist, for a folder before the first wildcard that does not, and for a
-    wildcard without a match unless it is optional.
+    Raises NotFoundError for a name that does not exist, for a folder before the first wildcard that does not, for a
+    required path that does not, and for a wildcard without a match unless it is optional.
     """
+    for path in action.required:
+        tree.entry(path.lstrip("/"))
     source = posixpath.normpath("/" + action.source).lstrip("/")
     if not action.wildcard or not has_wildcards(source):
         return [_selected(tree, source)]
@@ -63,7 +66,7 @@ def content_digest(tree: Tree, actions: Iterable[CopyAction], digests: FileDiges
             entry = selected.entry
             if entry.is_dir:
                 content.update(b"folder\0")
-                _add_below(content, tree, entry, digests, check)
+                _add_below(content, tree, entry, taken(tree, entry, action), digests, check)
             else:
                 _add(content, describe(tree, entry, selected.name, digests))
         content.update(b"end\0")
@@ -80,14 +83,21 @@ def mount_digest(tree: Tree, selectors: Iterable[str], digests: FileDigests, che
         entry = tree.entry(tree.resolve(selector))
         _add(content, describe(tree, entry, "", digests))
         if entry.is_dir:
-            _add_below(content, tree, entry, digests, check)
+            _add_below(content, tree, entry, tree.walk(entry.path), digests, check)
         content.update(b"end\0")
     return "sha256:" + content.hexdigest()
 
 
-def _add_below(content: hashlib._Hash, tree: Tree, top: Entry, digests: FileDigests, check: Callable[[], None]) -> None:
+def _add_below(
+    content: hashlib._Hash,
+    tree: Tree,
+    top: Entry,
+    entries: Iterable[Entry],
+    digests: FileDigests,
+    check: Callable[[], None],
+) -> None:
     start = len(top.path) + 1 if top.path else 0
-    for entry in tree.walk(top.path):
+    for entry in entries:
         check()
         _add(content, describe(tree, entry, entry.path[start:], digests))
 

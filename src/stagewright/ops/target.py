@@ -20,12 +20,15 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Target:
     """The draft behind the directory descriptor `layer`, on top of the read-only view `below` (None: nothing).
 
-    Paths are relative to the root, without a leading slash; `resolved` ones hold no links.
+    Folders that are made on the way get the time `mtime`, in seconds (None: that of their last change). Paths are
+    relative to the root, without a leading slash; `resolved` ones hold no links.
     """
 
-    def __init__(self, layer: int, below: int | None) -> None:
+    def __init__(self, layer: int, below: int | None, mtime: int | None = None) -> None:
         self.layer = layer
         self._below = below
+        self._mtime = mtime
+        self._made: list[str] = []
         self._mirrored: dict[str, os.stat_result] = {}
 
     def resolve(self, path: str) -> str:
@@ -75,6 +78,7 @@ class Target:
             info = self.lstat(done)
             if info is None:
                 os.mkdir(done, mode, dir_fd=self.layer)
+                self._made.append(done)
                 os.chmod(done, mode, dir_fd=self.layer)
                 if owner is not None:
                     os.chown(done, *owner, dir_fd=self.layer, follow_symlinks=False)
@@ -101,7 +105,10 @@ class Target:
         self._mirrored[path] = info
 
     def restore_times(self) -> None:
-        """Give the mirrored folders the times that they have below."""
+        """Give the mirrored folders the times that they have below, and the made ones that which was given."""
+        if self._mtime is not None:
+            for path in self._made:
+                os.utime(path, (self._mtime, self._mtime), dir_fd=self.layer, follow_symlinks=False)
         for path, info in self._mirrored.items():
             os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.layer, follow_symlinks=False)
 

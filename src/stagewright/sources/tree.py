@@ -105,10 +105,11 @@ class Tree:
             raise _hidden(path)
         return entry
 
-    def walk(self, top: str) -> Iterator[Entry]:
+    def walk(self, top: str, enters: Callable[[Entry], bool] | None = None) -> Iterator[Entry]:
         """What is below the folder `top`, not itself: folders before their contents, names in order.
 
-        A hidden folder appears only when something in it does not stay hidden.
+        A hidden folder appears only when something in it does not stay hidden. `enters` says of a folder, once it has
+        appeared, whether what is in it is wanted.
         """
         # Beside each open folder stands its own entry if it is hidden; `waiting` are those in which nothing turned up.
         stack: list[tuple[Iterator[Entry], Entry | None, Folder | None]] = [
@@ -136,7 +137,7 @@ class Tree:
                 yield from waiting
                 waiting.clear()
             yield entry
-            if entry.is_dir:
+            if entry.is_dir and (enters is None or enters(entry)):
                 stack.append((iter(self._scan(entry.path)), None, inner))
 
     def children(self, folder: str) -> Iterator[Entry]:
