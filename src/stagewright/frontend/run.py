@@ -11,6 +11,7 @@ from stagewright.dockerfile.mounts import MountType, RunMount, Sharing, parse_mo
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError
 from stagewright.frontend.options import Options
+from stagewright.frontend.paths import absolute
 from stagewright.frontend.state import StageState
 from stagewright.graph.ops import CopyAction, ExecOp, FileOp, MkfileAction, Mount, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
@@ -21,6 +22,7 @@ Source = Callable[[str], Vertex | None]
 
 _SCRIPTS = "/dev/pipes/"
 _CONTEXT_NAME = "[internal] load build context"
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
 def apply_run(
@@ -30,7 +32,7 @@ def apply_run(
     if run.devices:
         raise DockerfileError("RUN --device is not supported")
     if run.security == "insecure":
-        raise DockerfileError("RUN --security=insecure is not allowed", hint="the entitlement is not supported yet")
+        raise DockerfileError("RUN --security=insecure is not allowed", hint="run it in the sandbox")
     step = _Step(state, options, source)
     args = step.command_line(run)
     secret_names = step.add_mounts(run, lexer)
@@ -63,7 +65,8 @@ class _Step:
         if vertex is None:
             return None
         # The root is an input of its own: a mount of the same stage does not stand for it.
-        for index, known in enumerate(self._inputs[1:], start=1):
+        first = 0 if self._state.vertex is None else 1
+        for index, known in enumerate(self._inputs[first:], start=first):
             if known.digest == vertex.digest:
                 return index
         self._inputs.append(vertex)
@@ -86,7 +89,7 @@ class _Step:
         meta = Metadata("[internal] preparing inline document")
         vertex = Vertex(FileOp((script,), base=None), platform=str(self._state.platform), meta=meta)
         self._mounts.append(Mount("bind", _SCRIPTS, self._input(vertex), "/", readonly=True))
-        return (posixpath.join(_SCRIPTS, document.name),)
+        return self._state.shell_form(posixpath.join(_SCRIPTS, document.name))
 
     def add_mounts(self, run: ast.Run, lexer: Lexer) -> list[str]:
         """Add the `--mount`s; answers the variables that hold secrets."""
@@ -94,37 +97,37 @@ class _Step:
         for spec in run.mounts:
             mount = parse_mount(spec.text, lambda word: lexer.process_word(word, self._state.env))
             if mount.type is MountType.SECRET:
-                self._mounts.append(_secret(mount))
+                self._mounts.append(self._secret(mount))
                 if mount.env is not None:
                     secret_names.append(mount.env)
             elif mount.type is MountType.SSH:
                 self._mounts.append(self._ssh(mount))
             else:
-                self._mounts.append(self._folder(mount, run))
+                self._mounts.append(self._folder(mount, spec.from_name, run))
         return secret_names
 
-    def _folder(self, mount: RunMount, run: ast.Run) -> Mount:
-        target = posixpath.normpath(posixpath.join("/", self._state.cwd, mount.target))
+    def _folder(self, mount: RunMount, from_name: str, run: ast.Run) -> Mount:
+        target = absolute(mount.target, self._state.cwd)
         if target == "/":
             raise DockerfileError(f'invalid mount target "{mount.target or target}"')
-        selector = posixpath.normpath("/" + mount.source)
+        selector = absolute(mount.source)
         if mount.type is MountType.TMPFS:
             return Mount("tmpfs", target, size=mount.size_bytes or None)
         if mount.type is MountType.CACHE:
-            origin = self._source(mount.from_name) if mount.from_name else None
+            origin = self._source(from_name) if from_name else None
             cache = Mount(
                 "cache",
                 target,
                 self._input(origin),
                 selector,
                 readonly=mount.read_only,
-                id=mount.id or mount.target,
+                id=mount.id or posixpath.normpath(mount.target),
                 sharing=(mount.sharing or Sharing.SHARED).value,
             )
             if selector == "/":
                 cache = replace(cache, mode=mount.mode, uid=mount.uid or 0, gid=mount.gid or 0)
             return cache
-        origin = self._source(mount.from_name) if mount.from_name else self._context(selector, run)
+        origin = self._source(from_name) if from_name else self._context(selector, run)
         return Mount("bind", target, self._input(origin), selector, readonly=mount.read_only)
 
     def _context(self, selector: str, run: ast.Run) -> Vertex:
@@ -133,13 +136,31 @@ class _Step:
         copy = FileOp((CopyAction(0, selector, selector, wildcard=False),), base=None)
         return Vertex(copy, (local,), meta=Metadata(_CONTEXT_NAME, location=run.location))
 
+    def _secret(self, mount: RunMount) -> Mount:
+        id = mount.source or mount.id or posixpath.basename(mount.target)
+        target = absolute(mount.target, self._state.cwd) if mount.target else ""
+        if mount.env is None and not target:
+            target = f"/run/secrets/{posixpath.basename(id)}"
+        return Mount(
+            "secret",
+            target,
+            id=id,
+            required=mount.required,
+            env=mount.env,
+            mode=mount.mode,
+            uid=mount.uid or 0,
+            gid=mount.gid or 0,
+        )
+
     def _ssh(self, mount: RunMount) -> Mount:
-        target = mount.target or f"/run/buildkit/ssh_agent.{self._ssh_mounts}"
+        if mount.source:
+            raise DockerfileError("ssh does not support source")
+        target = absolute(mount.target or f"/run/buildkit/ssh_agent.{self._ssh_mounts}", self._state.cwd)
         self._ssh_mounts += 1
         return Mount(
             "ssh",
             target,
-            id=mount.source or mount.id or "default",
+            id=mount.id or "default",
             required=mount.required,
             mode=mount.mode,
             uid=mount.uid or 0,
@@ -154,11 +175,12 @@ class _Step:
             cwd=state.cwd,
             mounts=tuple(self._mounts),
             user=state.config.user,
+            hostname=options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
             extra_hosts=options.extra_hosts,
             ulimits=options.ulimits,
             shm_size=options.shm_size,
             network=run.network if run.network != "default" else options.network,  # type: ignore[arg-type]
-            proxy_env=proxy_env(options),
+            proxy_env=_proxy_env(options),
         )
         meta = Metadata(
             name,
@@ -170,33 +192,12 @@ class _Step:
         return Vertex(op, tuple(self._inputs), platform=str(state.platform), meta=meta)
 
 
-def _secret(mount: RunMount) -> Mount:
-    id = mount.source or mount.id or posixpath.basename(mount.target)
-    if not id:
-        raise DockerfileError("one of source, target required")
-    target = mount.target
-    if mount.env is None and not target:
-        target = f"/run/secrets/{posixpath.basename(id)}"
-    return Mount(
-        "secret",
-        target,
-        id=id,
-        required=mount.required,
-        env=mount.env,
-        mode=mount.mode,
-        uid=mount.uid or 0,
-        gid=mount.gid or 0,
-    )
-
-
-def proxy_env(options: Options) -> tuple[str, ...]:
-    """The proxy variables that a step gets from build arguments without having declared them."""
-    env = []
-    for name in sorted(options.build_args):
-        if name.lower() in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"):
-            value = options.build_args[name]
-            env += [f"{name.upper()}={value}", f"{name.lower()}={value}"]
-    return tuple(env)
+def _proxy_env(options: Options) -> tuple[str, ...]:
+    """The proxy variables that a step gets from build arguments without having declared them, in both cases."""
+    # Names in lower case sort last, and so win.
+    values = {name.lower(): options.build_args[name] for name in sorted(options.build_args)}
+    given = [(name, values[name]) for name in _PROXIES if values.get(name)]
+    return tuple(f"{spelling}={value}" for name, value in given for spelling in (name.upper(), name))
 
 
 def _history(args: tuple[str, ...], state: StageState) -> str:

@@ -165,15 +165,11 @@ class StageGraph:
             raise DockerfileError(f"invalid stage index {index}", location=location, hint=hint)
         return self._stages[index]
 
-    def _checked(
-        self, plan: StagePlan, source: StagePlan, name: str, location: SourceRange, verb: str
-    ) -> StagePlan:
+    def _checked(self, plan: StagePlan, source: StagePlan, name: str, location: SourceRange, verb: str) -> StagePlan:
         if source is plan:
             raise DockerfileError(f'stage "{plan.label}" cannot {verb} from itself', location=location)
         if source.index > plan.index:
-            message = (
-                f'cannot {verb} from stage "{name}", it needs to be defined before current stage "{plan.label}"'
-            )
+            message = f'cannot {verb} from stage "{name}", it needs to be defined before current stage "{plan.label}"'
             plan.problems.append(DockerfileError(message, location=location))
         return source
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import posixpath
-
+from stagewright.frontend.paths import absolute
 from stagewright.graph.ops import SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.config import ContainerConfig, History, ImageConfig
@@ -75,7 +74,7 @@ class StageState:
     def change_folder(self, path: str) -> None:
         """Set the working folder. An absolute path is kept as it is written, as in BuildKit."""
         if not path.startswith("/"):
-            path = "/" + posixpath.normpath(posixpath.join("/", self.config.working_dir, path)).lstrip("/")
+            path = absolute(path, self.config.working_dir)
         self.configure(working_dir=path)
 
     @property

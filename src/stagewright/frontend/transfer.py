@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import posixpath
+import re
 from collections.abc import Callable
 
 from stagewright.dockerfile import ast
+from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.dockerfile.shell import Lexer
+from stagewright.dockerfile.wildcard import has_wildcards
 from stagewright.errors import DockerfileError
 from stagewright.frontend.options import Options
+from stagewright.frontend.paths import absolute, destination
 from stagewright.frontend.run import Source
 from stagewright.frontend.state import StageState
 from stagewright.graph.ops import CopyAction, FileOp, MergeOp, MkdirAction, MkfileAction, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.chmod import apply_mode
+from stagewright.records import replace
 
 Expand = Callable[[str], str]
+NameOf = Callable[[str], str]
+
+_HTTP = ("http://", "https://")
+_GIT_SCHEME = re.compile(r"(?:git|ssh)://", re.IGNORECASE)
+_GIT_HTTP = re.compile(r"https?://[^?#]*\.git(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
+_GIT_SCP = re.compile(r"[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*", re.DOTALL)
 
 
 def apply_transfer(
@@ -24,59 +34,84 @@ def apply_transfer(
     expand: Expand,
     options: Options,
     source: Source,
-    name_of: Callable[[str], str],
+    name_of: NameOf,
 ) -> None:
     """Add a COPY or ADD to the stage. `expand` replaces variables, `name_of` makes the display name."""
-    _check(instruction)
-    is_add = isinstance(instruction, ast.Add)
     sources = [expand(path) for path in instruction.sources]
-    destination = expand(instruction.destination)
+    target = expand(instruction.destination)
     chown, chmod = expand(instruction.chown), expand(instruction.chmod)
     if chmod:
         apply_mode(chmod, 0, False)
-    if len(sources) + len(instruction.contents) > 1 and not destination.endswith("/"):
-        keyword = "ADD" if is_add else "COPY"
-        raise DockerfileError(
-            f"When using {keyword} with more than one source file, the destination must be a directory and end with a /"
-        )
-    dest = absolute(state.cwd, destination)
+    # What is malformed is said at its line, not when the copy runs.
+    Matcher(patterns_from(instruction.exclude))
+    _check_sources(instruction, sources)
+    common = CopyAction(
+        0,
+        "",
+        destination(target, state.cwd),
+        owner=chown,
+        mode=chmod,
+        excludes=instruction.exclude,
+        mtime=state.epoch,
+    )
     inputs: list[Vertex] = []
-    actions: list[CopyAction] = []
+    actions = []
     origin = _origin(instruction, options, source)
     for path in sources:
-        _check_local(path, is_add)
-        unpack = is_add if not isinstance(instruction, ast.Add) or instruction.unpack is None else instruction.unpack
-        actions.append(
-            CopyAction(_index(inputs, origin), path, dest, owner=chown, mode=chmod, unpack=unpack, optional=True)
-        )
+        action = replace(common, input=_index(inputs, origin), unpack=_unpacks(instruction), optional=True)
+        actions.append(_select(action, path, parents=isinstance(instruction, ast.Copy) and instruction.parents))
     for content in instruction.contents:
-        inline = _inline(content, state)
-        actions.append(CopyAction(_index(inputs, inline), content.path, dest, owner=chown, mode=chmod, wildcard=False))
-    meta = Metadata(
-        name_of(instruction.original),
-        location=instruction.location,
-        stage=state.name or None,
-        ignore_cache=state.ignore_cache,
-        command=instruction.original,
+        inline = _index(inputs, _inline(content, state))
+        actions.append(replace(common, input=inline, source=content.path, wildcard=False))
+    name = name_of(instruction.original)
+    link = instruction.link and not chmod
+    state.vertex = _stack(state, tuple(actions), inputs, _metadata(state, instruction, name), link=link)
+    state.commit(_history(instruction, sources, chown, chmod, target), layer=True)
+
+
+def _check_sources(instruction: ast.TransferInstruction, sources: list[str]) -> None:
+    """Refuse what only the network could give."""
+    kinds = [kind for path in sources if (kind := _remote_kind(path))]
+    if isinstance(instruction, ast.Add):
+        if instruction.checksum:
+            if len(instruction.sources) != 1:
+                raise DockerfileError("checksum can't be specified for multiple sources")
+            if not kinds:
+                raise DockerfileError("checksum requires HTTP(S) or Git sources")
+        if kinds:
+            raise DockerfileError(f"ADD of a {kinds[0]} is not supported yet", hint="fetch it in a RUN step")
+    elif kinds:
+        raise DockerfileError(f"source can't be a {kinds[0]} for COPY", hint="use ADD")
+
+
+def _remote_kind(path: str) -> str | None:
+    """What a source is that is no file of the context: a URL, or a git repository by BuildKit's rules."""
+    if _GIT_SCHEME.match(path) or _GIT_HTTP.fullmatch(path) or _GIT_SCP.fullmatch(path):
+        return "git ref"
+    return "URL" if path.startswith(_HTTP) else None
+
+
+def _unpacks(instruction: ast.TransferInstruction) -> bool:
+    if not isinstance(instruction, ast.Add):
+        return False
+    return instruction.unpack is not False
+
+
+def _select(action: CopyAction, path: str, *, parents: bool) -> CopyAction:
+    """The action for one source. With `parents` the folders behind the pivot `/./`, or all of them, are kept."""
+    if not parents:
+        return replace(action, source=path)
+    folder, pivot, pattern = path.partition("/./")
+    if not pivot:
+        folder, pattern = "/", path
+    pattern = absolute(pattern).lstrip("/")
+    required = not has_wildcards(folder) and not has_wildcards(pattern)
+    return replace(
+        action,
+        source=folder,
+        includes=(pattern,) if pattern else (),
+        required=(absolute(pattern, folder),) if required else (),
     )
-    state.vertex = _stack(state, actions, inputs, meta, link=instruction.link and not chmod)
-    state.commit(_history(instruction, sources, chown, chmod, destination), layer=True)
-
-
-def _check(instruction: ast.TransferInstruction) -> None:
-    if instruction.exclude:
-        raise DockerfileError("the flag --exclude is not supported yet")
-    if isinstance(instruction, ast.Copy) and instruction.parents:
-        raise DockerfileError("the flag --parents is not supported yet")
-    if isinstance(instruction, ast.Add) and instruction.checksum:
-        raise DockerfileError("the flag --checksum is not supported yet")
-
-
-def _check_local(path: str, is_add: bool) -> None:
-    if path.startswith(("http://", "https://", "git://", "git@", "ssh://")):
-        if not is_add:
-            raise DockerfileError("source can't be a URL for COPY")
-        raise DockerfileError("ADD of a URL or a git repository is not supported yet")
 
 
 def _origin(instruction: ast.TransferInstruction, options: Options, source: Source) -> Vertex:
@@ -90,9 +125,9 @@ def _origin(instruction: ast.TransferInstruction, options: Options, source: Sour
 def _inline(content: ast.SourceContent, state: StageState) -> Vertex:
     text = content.text
     if content.expand:
+        # Whatever the file's escape character is: BuildKit reads bodies with a backslash.
         text = Lexer(skip_quotes=True).process_word(text, state.env)
-    path = posixpath.normpath("/" + content.path)
-    action = MkfileAction(path, text.encode(errors="surrogateescape"))
+    action = MkfileAction(absolute(content.path), text.encode(errors="surrogateescape"))
     meta = Metadata("[internal] preparing inline document")
     return Vertex(FileOp((action,), base=None), platform=str(state.platform), meta=meta)
 
@@ -105,50 +140,55 @@ def _index(inputs: list[Vertex], vertex: Vertex) -> int:
     return len(inputs) - 1
 
 
-def _stack(state: StageState, actions: list[CopyAction], inputs: list[Vertex], meta: Metadata, *, link: bool) -> Vertex:
-    """The copies on top of the stage's files so far; with `link` as a layer that does not know what is below."""
-    from stagewright.records import replace
+def _metadata(state: StageState, instruction: ast.Instruction, name: str, *, ignore_cache: bool = True) -> Metadata:
+    return Metadata(
+        name,
+        location=instruction.location,
+        stage=state.name or None,
+        ignore_cache=ignore_cache and state.ignore_cache,
+        command=instruction.original,
+    )
 
+
+def _stack(
+    state: StageState, actions: tuple[CopyAction, ...], inputs: list[Vertex], meta: Metadata, *, link: bool
+) -> Vertex:
+    """The copies on top of the stage's files so far; with `link` as a layer that does not know what is below."""
     platform = str(state.platform)
     if state.vertex is None or link:
-        layer = Vertex(FileOp(tuple(actions), base=None), tuple(inputs), platform, meta)
+        layer = Vertex(FileOp(actions, base=None), tuple(inputs), platform, meta)
         if state.vertex is None:
             return layer
-        return Vertex(MergeOp(), (state.vertex, layer), platform, replace(meta, name=f"{meta.name} (link)"))
+        prefix, _, text = meta.name.partition("] ")
+        linked = replace(meta, name=f"{prefix}] LINK {text}")
+        return Vertex(MergeOp(), (state.vertex, layer), platform, linked)
     shifted = tuple(replace(action, input=action.input + 1) for action in actions)
     return Vertex(FileOp(shifted, base=0), (state.vertex, *inputs), platform, meta)
 
 
-def _history(instruction: ast.TransferInstruction, sources: list[str], chown: str, chmod: str, destination: str) -> str:
+def _history(instruction: ast.TransferInstruction, sources: list[str], chown: str, chmod: str, target: str) -> str:
     parts = ["ADD" if isinstance(instruction, ast.Add) else "COPY"]
+    if isinstance(instruction, ast.Copy) and instruction.parents:
+        parts.append("--parents")
     if chown:
         parts.append(f"--chown={chown}")
     if chmod:
         parts.append(f"--chmod={chmod}")
     parts += sources
     parts += [f"<<{content.path}" for content in instruction.contents]
-    return " ".join([*parts, destination, "# buildkit"])
+    return " ".join([*parts, target, "# buildkit"])
 
 
-def absolute(cwd: str, path: str) -> str:
-    """A destination as an absolute path; a slash at the end, or a path that means a folder, keeps one."""
-    joined = posixpath.join("/", cwd, path)
-    folder = path in ("", ".") or path.endswith(("/", "/."))
-    clean = posixpath.normpath(joined)
-    # POSIX lets two slashes at the beginning mean something else; a root file system does not.
-    clean = "/" + clean.lstrip("/")
-    return clean + "/" if folder and clean != "/" else clean
-
-
-def apply_workdir(state: StageState, workdir: ast.Workdir, expand: Expand, name_of: Callable[[str], str]) -> None:
+def apply_workdir(state: StageState, workdir: ast.Workdir, expand: Expand, name_of: NameOf) -> None:
     """WORKDIR: where the next instructions work, made if it is missing."""
     state.change_folder(expand(workdir.text))
-    if state.cwd != "/":
-        action = MkdirAction(absolute("/", state.cwd).rstrip("/") or "/", owner=state.config.user)
+    path = absolute(state.cwd)
+    layer = state.cwd != "/"
+    if layer:
+        action = MkdirAction(path, owner=state.config.user, mtime=state.epoch)
         base = None if state.vertex is None else 0
         inputs = () if state.vertex is None else (state.vertex,)
-        meta = Metadata(
-            name_of(workdir.original), location=workdir.location, stage=state.name or None, command=workdir.original
-        )
+        # As in BuildKit, --no-cache does not reach it.
+        meta = _metadata(state, workdir, name_of(workdir.original), ignore_cache=False)
         state.vertex = Vertex(FileOp((action,), base=base), inputs, str(state.platform), meta)
-    state.commit(f"WORKDIR {state.cwd}", layer=state.cwd != "/")
+    state.commit(f"WORKDIR {state.cwd}", layer=layer)
