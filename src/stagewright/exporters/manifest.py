@@ -91,4 +91,6 @@ def _beyond(row: Status, done: int) -> Callable[[int], None]:
 
 
 def _layer_type(blob: LayerBlob, *, oci: bool) -> str:
-    return (_OCI if oci else _DOCKER)[mediatypes.LAYER_COMPRESSION[blob.media_type]]
+    # A pulled layer may be of a kind that only its maker knows.
+    compression = mediatypes.LAYER_COMPRESSION.get(blob.media_type)
+    return blob.media_type if compression is None else (_OCI if oci else _DOCKER)[compression]

@@ -49,7 +49,7 @@ class LayerBlobs:
         """
         folder = self._snapshots.dir(snapshot)
         pulled = self._present(folder, _PULLED)
-        if pulled is not None and (not force or mediatypes.LAYER_COMPRESSION[pulled.media_type] == _name(compression)):
+        if pulled is not None and not (force and _differs(pulled, compression)):
             return pulled
         variant = str(compression)
         if pulled is None and epoch is not None:
@@ -92,5 +92,6 @@ class LayerBlobs:
         )
 
 
-def _name(compression: Compression) -> str:
-    return "" if compression.type == "uncompressed" else compression.type
+def _differs(blob: LayerBlob, compression: Compression) -> bool:
+    wanted = "" if compression.type == "uncompressed" else compression.type
+    return mediatypes.LAYER_COMPRESSION.get(blob.media_type) != wanted

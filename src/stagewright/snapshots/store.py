@@ -204,7 +204,8 @@ class SnapshotStore:
         row = self.row(snapshot)
         if row.size is not None:
             return row.size
-        size = tree_size(os.path.join(self._root, row.dir))
+        with self._disk():
+            size = tree_size(os.path.join(self._root, row.dir))
         self._db.execute("UPDATE snapshots SET size = ? WHERE dir = ?", (size, row.dir))
         return size
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol
 
 from stagewright.errors import IntegrityError, StoreError
-from stagewright.snapshots.tarreader import Readable
+from stagewright.snapshots.tarreader import BLOCK, Readable, is_header
 
 _READ = 256 << 10
 # Pieces of this size keep the interpreter's share small; a few of them wait at most.
@@ -32,8 +32,11 @@ def decompressed(stream: Readable) -> Readable:
 
     Reads raise IntegrityError where the compressed bytes are damaged; memory stays bounded whatever they expand to.
     """
-    first = _at_least(stream, 6)
+    first = _at_least(stream, BLOCK)
     source = _Prefixed(first, stream)
+    # A tar begins with a file's name, which may look like anything.
+    if is_header(first):
+        return source
     if first.startswith(b"\x1f\x8b"):
         return _Inflated(source, _gzip, "gzip")
     if first.startswith(b"BZh"):

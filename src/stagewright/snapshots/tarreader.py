@@ -190,9 +190,7 @@ class TarReader:
                 raise IntegrityError("tar archive goes on after its end")
             return None
         fields: tuple[bytes, ...] = _HEADER.unpack(block)
-        checksum = _number(fields[6])
-        total = sum(block) - sum(fields[6]) + 8 * 32
-        if total != checksum and total - 256 * sum(byte > 127 for byte in block) != checksum:
+        if not _has_checksum(block, fields[6]):
             raise IntegrityError("tar header has a wrong checksum")
         return fields
 
@@ -281,6 +279,20 @@ def shown(name: bytes) -> str:
     """An archive's name for an error message."""
     text = name.decode("utf-8", "backslashreplace")
     return repr(text if len(text) < 200 else text[:200] + "...")
+
+
+def is_header(block: bytes) -> bool:
+    """Whether the bytes begin with a block that can only be a tar header."""
+    try:
+        return len(block) >= BLOCK and _has_checksum(block[:BLOCK], block[148:156])
+    except IntegrityError:
+        return False
+
+
+def _has_checksum(block: bytes, field: bytes) -> bool:
+    total = sum(block) - sum(field) + 8 * 0x20
+    # Some ancient writers summed signed bytes; in the field itself there are none above 127.
+    return _number(field) in (total, total - 256 * sum(byte > 127 for byte in block))
 
 
 def _name(header: tuple[bytes, ...]) -> bytes:

@@ -54,6 +54,11 @@ def test_archives_are_known_and_unpacked(folder: tuple[Path, int], pack: Callabl
     assert (folder[0] / "f").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("name", ["BZh9", "\x1f\udc8b\x08", "(\udcb5/\udcfd", "\udcfd7zXZ"])
+def test_a_files_name_is_no_compression(name: str) -> None:
+    assert is_archive(io.BytesIO(archive((name, {}, b""))))
+
+
 @pytest.mark.parametrize(
     "data",
     [

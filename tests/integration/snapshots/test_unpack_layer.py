@@ -6,13 +6,17 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stagewright.content.db import Database
 from stagewright.errors import IntegrityError, StoreError
@@ -351,6 +355,54 @@ def test_nothing_is_written_outside(store: SnapshotStore, tmp_path: Path, case: 
     assert os.listdir(tmp_path) == before
     store.discard(draft)
     assert sorted(os.listdir(tmp_path / "snapshots" / "drafts")) == []
+
+
+PARTS = st.sampled_from(["a", "b", "l", "..", ".", "", ".wh.a", ".wh.l", ".wh..wh..opq", "/"])
+TARGETS = st.lists(st.sampled_from(["a", "b", "l", "..", "OUTSIDE", "victim", "/"]), min_size=1, max_size=4).map(
+    "/".join
+)
+TYPES = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+ENTRIES = st.lists(st.tuples(st.lists(PARTS, min_size=1, max_size=4).map("/".join), TYPES, TARGETS), max_size=8)
+
+
+def traces(*folders: Path) -> list[tuple[object, ...]]:
+    """What any change in these folders would change."""
+    found = []
+    for path in [*folders, *sorted(folders[-1].rglob("*"))]:
+        info = os.lstat(path)
+        found.append((path, info.st_mode, info.st_uid, info.st_nlink, info.st_mtime_ns, info.st_ctime_ns))
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(ENTRIES, ENTRIES)
+def test_no_archive_writes_outside(below: list[tuple[str, bytes, str]], above: list[tuple[str, bytes, str]]) -> None:
+    root = Path(tempfile.mkdtemp())
+    try:
+        outside = root / "outside"
+        (outside / "a").mkdir(parents=True)
+        (outside / "victim").touch()
+        db = Database(root / "state" / "metadata.db")
+        store = SnapshotStore(root / "state" / "snapshots", db)
+        before = traces(root, outside)
+        parent = None
+        for members in (below, above):
+            data = archive(
+                *(
+                    (name, {"type": kind, "linkname": target.replace("OUTSIDE", str(outside)), "mtime": 5, "uid": 7})
+                    for name, kind, target in members
+                )
+            )
+            draft = store.prepare(parent)
+            try:
+                apply(io.BytesIO(data), draft, store.lowers(parent))
+                parent = store.commit(draft)
+            except IntegrityError:
+                store.discard(draft)
+        assert traces(root, outside) == before
+        db.close()
+    finally:
+        shutil.rmtree(root)
 
 
 def test_metadata_does_not_go_through_links(store: SnapshotStore, tmp_path: Path) -> None:
