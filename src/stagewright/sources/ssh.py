@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from stagewright.errors import NotFoundError, UsageError
 
+if TYPE_CHECKING:
+    import subprocess
+
+# An agent that ends with this process, however that ends: then standard input does.
+_AGENT = 'ssh-agent -D -a "$0" & exec > /dev/null; cat; kill "$!"; wait'
+
 
 class SshAgents:
-    """The sockets that a build may forward, by ID. `close` ends the agents that were started for key files.
+    """The sockets that a build may forward, by ID; `close` ends the agents that were started for key files.
 
-    `sources` maps an ID to paths: none for the agent of `$SSH_AUTH_SOCK`, one socket, or private key files.
+    Thread-safe. `sources` maps an ID to paths: none for the agent of `$SSH_AUTH_SOCK`, one socket, or private key files.
     """
 
     def __init__(self, sources: Mapping[str, tuple[str, ...]], env: Mapping[str, str]) -> None:
         self._sources = dict(sources)
         self._env = env
         self._sockets: dict[str, str] = {}
-        self._agents: list[tuple[int, str]] = []
+        self._agents: list[tuple[subprocess.Popen[bytes], str]] = []
+        self._lock = threading.Lock()
 
     def check(self) -> None:
         """Raise NotFoundError or UsageError for a source that cannot work, before anything is built."""
@@ -35,15 +44,16 @@ class SshAgents:
         """The path of the agent's socket for an ID, None where the build was given none."""
         if id not in self._sources:
             return None
-        if id not in self._sockets:
-            paths = self._sources[id]
-            if not paths:
-                self._sockets[id] = self._user_agent(id)
-            elif stat.S_ISSOCK(_stat(paths[0]).st_mode):
-                self._sockets[id] = paths[0]
-            else:
-                self._sockets[id] = self._start_agent(id, paths)
-        return self._sockets[id]
+        with self._lock:
+            if id not in self._sockets:
+                paths = self._sources[id]
+                if not paths:
+                    self._sockets[id] = self._user_agent(id)
+                elif stat.S_ISSOCK(_stat(paths[0]).st_mode):
+                    self._sockets[id] = paths[0]
+                else:
+                    self._sockets[id] = self._start_agent(id, paths)
+            return self._sockets[id]
 
     def _user_agent(self, id: str) -> str:
         path = self._env.get("SSH_AUTH_SOCK", "")
@@ -60,13 +70,17 @@ class SshAgents:
 
         folder = tempfile.mkdtemp(prefix="stagewright-ssh-")
         socket = os.path.join(folder, "agent")
-        try:
-            started = subprocess.run(["ssh-agent", "-s", "-a", socket], capture_output=True, text=True, check=True)
-            pid = int(started.stdout.split("SSH_AGENT_PID=", 1)[1].split(";", 1)[0])
-        except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
-            os.rmdir(folder)
-            raise UsageError(f"--ssh {id}: ssh-agent cannot be started", hint="install openssh-client") from error
-        self._agents.append((pid, folder))
+        process = subprocess.Popen(
+            ["sh", "-c", _AGENT, socket],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._agents.append((process, folder))
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise UsageError(f"--ssh {id}: ssh-agent cannot be started", hint="install openssh-client")
         for key in keys:
             # Without a terminal and a pass phrase program, a key that is locked is refused instead of asked for.
             env = {**self._env, "SSH_AUTH_SOCK": socket, "SSH_ASKPASS_REQUIRE": "never"}
@@ -83,13 +97,8 @@ class SshAgents:
 
     def close(self) -> None:
         """End the agents that this object started, and remove their sockets."""
-        import signal
-
-        for pid, folder in self._agents:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+        for process, folder in self._agents:
+            process.communicate()
             for name in os.listdir(folder):
                 os.unlink(os.path.join(folder, name))
             os.rmdir(folder)
