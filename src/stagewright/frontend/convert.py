@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from stagewright.dockerfile import ast
+from stagewright.dockerfile.directives import CheckOptions, parse_check
 from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.instructions import parse_trigger
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError, StagewrightError
 from stagewright.frontend import metadata
+from stagewright.frontend.checks import check_bases, check_file
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan, Resolver
+from stagewright.frontend.rules import Finding, Findings
 from stagewright.frontend.run import apply_run
+from stagewright.frontend.stagechecks import StageChecks, ignored_by
 from stagewright.frontend.stages import StageGraph, StagePlan
 from stagewright.frontend.state import DEFAULT_PATH, StageState, empty_image, image_vertex
 from stagewright.frontend.transfer import apply_transfer, apply_workdir
@@ -25,13 +29,16 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 _LAST_SECOND = 253402300799
 
 
-def convert(dockerfile: ast.Dockerfile, options: Options, resolve: Resolver) -> Plan:
+def convert(
+    dockerfile: ast.Dockerfile, options: Options, resolve: Resolver, report: Callable[[Finding], None] | None = None
+) -> Plan:
     """The graph and the image config of the target stage.
 
-    `resolve` is called with all images that a step of the way needs, at once. Raises DockerfileError with its lines
-    for what is wrong or cannot be run, and whatever `resolve` raises.
+    `resolve` is called with all images that a step of the way needs, at once; `report` with each thing that a build
+    check finds. Raises DockerfileError with its lines for what is wrong or cannot be run, and for findings where the
+    Dockerfile wants that (`# check=error=true`); also whatever `resolve` raises.
     """
-    return _Conversion(dockerfile, options, resolve).convert()
+    return _Conversion(dockerfile, options, resolve, report or (lambda finding: None)).convert()
 
 
 def global_arguments(
@@ -66,13 +73,21 @@ def _platform_args(prefix: str, platform: Platform) -> dict[str, str]:
     }
 
 
+def _check_options(dockerfile: ast.Dockerfile, build_args: Mapping[str, str]) -> CheckOptions:
+    """Which checks run: what the build asks for, else what the file does. Raises DockerfileError."""
+    text = build_args.get("BUILDKIT_DOCKERFILE_CHECK")
+    return parse_check(text) if text else dockerfile.directives.check
+
+
 def _located(error: DockerfileError, instruction: ast.Instruction) -> DockerfileError:
     error.location = error.location or instruction.location
     return error
 
 
 class _Conversion:
-    def __init__(self, dockerfile: ast.Dockerfile, options: Options, resolve: Resolver) -> None:
+    def __init__(
+        self, dockerfile: ast.Dockerfile, options: Options, resolve: Resolver, report: Callable[[Finding], None]
+    ) -> None:
         self._dockerfile = dockerfile
         self._resolve = resolve
         self._lexer = Lexer(escape=dockerfile.directives.escape)
@@ -84,6 +99,9 @@ class _Conversion:
             build_args.pop(_EPOCH, None)
             self._global_args.pop(_EPOCH, None)
         self._options = replace(options, build_args=build_args)
+        self._findings = Findings(_check_options(dockerfile, build_args), report)
+        self._checks: dict[int, StageChecks] = {}
+        self._check_file()
         self._graph = StageGraph(dockerfile, self._lexer, self._global_args, options)
         self._images: dict[tuple[str, str], BaseImage] = {}
         self._states: dict[int, StageState] = {}
@@ -97,6 +115,7 @@ class _Conversion:
         state = self._states[id(self._graph.target)]
         state.configure(labels={**state.config.labels, **self._options.labels})
         image = replace(state.image, platform=self._image_platform(state.image.platform))
+        self._findings.finish()
         return Plan(state.vertex, image, self._epoch)
 
     def _image_platform(self, own: Platform) -> Platform:
@@ -109,6 +128,29 @@ class _Conversion:
         os_version = wanted.os_version or (own.os_version if same else "")
         features = wanted.os_features or own.os_features
         return Platform(wanted.os, wanted.architecture, variant, os_version, features).normalized()
+
+    # --- checks ---------------------------------------------------------------------------------------------------
+
+    def _check_file(self) -> None:
+        options = self._options
+        check_file(self._dockerfile, self._findings)
+        try:
+            defaults = global_arguments(self._dockerfile, options.platform, options.target, {}, self._lexer)
+        except DockerfileError:
+            # The defaults are wrong, but build arguments replace them.
+            defaults = self._global_args
+        check_bases(self._dockerfile, self._lexer, self._global_args, defaults, self._findings)
+
+    def _stage_checks(self, plan: StagePlan) -> StageChecks:
+        base = self._checks.get(id(plan.base))
+        self._checks[id(plan)] = StageChecks(
+            self._findings,
+            self._lexer,
+            self._options.build_args,
+            ignored_by(self._options.ignore_patterns),
+            workdir_set=base is not None and base.workdir_set,
+        )
+        return self._checks[id(plan)]
 
     # --- images and triggers --------------------------------------------------------------------------------------
 
@@ -162,7 +204,9 @@ class _Conversion:
         state = self._start(plan)
         if plan.index < 0:
             return state
+        checks = self._stage_checks(plan)
         for number, instruction in enumerate(plan.instructions):
+            checks.check(state, instruction)
             try:
                 self._apply(state, plan, instruction, trigger=number < plan.triggers)
             except DockerfileError as error:

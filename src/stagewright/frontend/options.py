@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from stagewright.dockerfile.ignore import Pattern
 from stagewright.errors import SourceRange
 from stagewright.graph.ops import Network
 from stagewright.graph.vertex import Vertex
@@ -43,7 +44,8 @@ class Options:
     """The frontend's part of a build's options; see `stagewright.api.build` for what they mean.
 
     `platform_requested` says that the user named the platform: then the image's config names it too, whatever its base
-    is for. `context_name` names the local context in the graph.
+    is for. `context_name` names the local context in the graph; `ignore_patterns` are those of its ignore file, for the
+    check that COPY asks for nothing that they hide.
     """
 
     platform: Platform
@@ -58,6 +60,7 @@ class Options:
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = 0
     context_name: str = MAIN_CONTEXT
+    ignore_patterns: Sequence[Pattern] = ()
 
 
 @dataclass(frozen=True, slots=True)

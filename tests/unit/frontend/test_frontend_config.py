@@ -167,7 +167,7 @@ def test_user_expands_variables() -> None:
     assert build("FROM a\nARG U=me\nUSER $U:${U}s").config.config.user == "me:mes"
 
 
-# --- EXPOSE, VOLUME, LABEL, STOPSIGNAL --------------------------------------------------------------------------------
+# --- EXPOSE, VOLUME, LABEL, STOPSIGNAL ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
