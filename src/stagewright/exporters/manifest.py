@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagewright.errors import UsageError
+from stagewright.errors import NotFoundError, RegistryError, UsageError
 from stagewright.exporters.annotations import Annotations
 from stagewright.exporters.imageconfig import LayerFacts, complete
 from stagewright.exporters.result import Exported, ExportResult, Services
@@ -13,6 +13,7 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Manifest
 from stagewright.progress.reporter import Reporter, Status
 from stagewright.records import dataclass, field
+from stagewright.registry.reference import Reference
 from stagewright.snapshots.compress import Compression, LayerBlob
 
 _CREATED = "org.opencontainers.image.created"
@@ -73,6 +74,7 @@ def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, repo
         done = 0
         blobs = []
         for snapshot in result.layers:
+            _bring_back(snapshot, result, services, reporter)
             blobs.append(
                 services.layers.obtain(
                     snapshot,
@@ -84,6 +86,23 @@ def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, repo
             )
             done = row.current
         return blobs
+
+
+def _bring_back(snapshot: int, result: ExportResult, services: Services, reporter: Reporter) -> None:
+    """Fetch a base image's layer again whose blob was pruned: packed anew it would be another blob than its image's."""
+    pulled = services.layers.pulled(snapshot)
+    if pulled is None or services.blobs.has(pulled.digest):
+        return
+    descriptor = Descriptor(pulled.media_type, pulled.digest, pulled.size)
+    for name in result.bases:
+        try:
+            with reporter.status(pulled.digest, pulled.size) as row:
+                reference = Reference.parse(name)
+                services.client().fetch_blob(reference, descriptor, services.blobs, row.update, services.cancel)
+        except (RegistryError, NotFoundError):
+            continue
+        return
+    reporter.warn(f"layer {pulled.digest} of the base image cannot be fetched again, so it is packed anew")
 
 
 def _beyond(row: Status, done: int) -> Callable[[int], None]:

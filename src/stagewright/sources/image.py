@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _DOWNLOADS_AT_ONCE = 4
 _MAX_NESTED_INDEXES = 4
+# Without a time for which resolutions are trusted, their age is told to the minute.
+_AGE_RESOLUTION_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,19 @@ class ImageSource:
                 f" {error.message}"
             )
             return known[0]
+        self._keep_resolution(reference, descriptor, known)
+        return descriptor
+
+    def _keep_resolution(
+        self, reference: Reference, descriptor: Descriptor, known: tuple[Descriptor, float] | None
+    ) -> None:
+        now = time.time()
+        if known is not None and known[0] == descriptor and not self._ttl_s and 0 <= now - known[1] < _AGE_RESOLUTION_S:
+            return
         self._db.execute(
             "INSERT OR REPLACE INTO resolutions (name, value, resolved) VALUES (?, ?, ?)",
-            (str(reference), json.dumps(descriptor.to_json()), time.time()),
+            (str(reference), json.dumps(descriptor.to_json()), now),
         )
-        return descriptor
 
     def _last_resolution(self, reference: Reference) -> tuple[Descriptor, float] | None:
         rows = self._db.query("SELECT value, resolved FROM resolutions WHERE name = ?", (str(reference),))
@@ -197,10 +207,6 @@ class ImageSource:
         finally:
             downloads.close()
         return snapshot
-
-    def fetch_layer(self, manifest_digest: str, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
-        """Have one layer's blob in the blob store."""
-        self._fetch(self._resolved[manifest_digest], layer, reporter, cancel)
 
     def _fetch(self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
         if self._blobs.has(layer.digest):
