@@ -13,21 +13,22 @@ from stagewright.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     import subprocess
 
-# An agent that ends with this process, however that ends: then standard input does.
-_AGENT = 'ssh-agent -D -a "$0" & exec > /dev/null; cat; kill "$!"; wait'
+# An agent that ends and leaves nothing when this process does, however that comes: then standard input ends.
+_AGENT = 'ssh-agent -D -a "$0" & exec > /dev/null; cat; kill "$!"; wait; rm -r "${0%/*}"'
 
 
 class SshAgents:
     """The sockets that a build may forward, by ID; `close` ends the agents that were started for key files.
 
-    Thread-safe. `sources` maps an ID to paths: none for the agent of `$SSH_AUTH_SOCK`, one socket, or private key files.
+    `sources` maps an ID to paths: none for the agent of `$SSH_AUTH_SOCK`, one socket, or private key files.
+    Thread-safe.
     """
 
     def __init__(self, sources: Mapping[str, tuple[str, ...]], env: Mapping[str, str]) -> None:
         self._sources = dict(sources)
         self._env = env
         self._sockets: dict[str, str] = {}
-        self._agents: list[tuple[subprocess.Popen[bytes], str]] = []
+        self._agents: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -68,8 +69,7 @@ class SshAgents:
         import subprocess
         import tempfile
 
-        folder = tempfile.mkdtemp(prefix="stagewright-ssh-")
-        socket = os.path.join(folder, "agent")
+        socket = os.path.join(tempfile.mkdtemp(prefix="stagewright-ssh-"), "agent")
         process = subprocess.Popen(
             ["sh", "-c", _AGENT, socket],
             stdin=subprocess.PIPE,
@@ -77,17 +77,25 @@ class SshAgents:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._agents.append((process, folder))
+        self._agents.append(process)
         assert process.stdout is not None
         if not process.stdout.readline():
             raise UsageError(f"--ssh {id}: ssh-agent cannot be started", hint="install openssh-client")
         for key in keys:
             # Without a terminal and a pass phrase program, a key that is locked is refused instead of asked for.
             env = {**self._env, "SSH_AUTH_SOCK": socket, "SSH_ASKPASS_REQUIRE": "never"}
-            with open(key, "rb") as file:
-                added = subprocess.run(
-                    ["ssh-add", "-q", "-"], stdin=file, env=env, capture_output=True, text=True, start_new_session=True
-                )
+            try:
+                with open(key, "rb") as file:
+                    added = subprocess.run(
+                        ["ssh-add", "-q", "-"],
+                        stdin=file,
+                        env=env,
+                        capture_output=True,
+                        text=True,
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                raise UsageError(f"--ssh {id}: the key {key} cannot be used: {error.strerror}") from error
             if added.returncode != 0:
                 raise UsageError(
                     f"--ssh {id}: the key {key} cannot be used: {added.stderr.strip() or 'ssh-add refused it'}",
@@ -97,11 +105,8 @@ class SshAgents:
 
     def close(self) -> None:
         """End the agents that this object started, and remove their sockets."""
-        for process, folder in self._agents:
+        for process in self._agents:
             process.communicate()
-            for name in os.listdir(folder):
-                os.unlink(os.path.join(folder, name))
-            os.rmdir(folder)
         self._agents.clear()
 
 

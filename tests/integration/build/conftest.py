@@ -16,6 +16,20 @@ def builder(standin_images: StandinImages, tmp_path: Path) -> Iterator[Stagewrig
     yield from runner(tmp_path / "state", standin_images.config)
 
 
+@pytest.fixture(scope="module")
+def shared_builder(standin_images: StandinImages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stagewright]:
+    """The same with one state directory for the tests of a module, which then share what they pulled and built."""
+    yield from runner(tmp_path_factory.mktemp("shared") / "state", standin_images.config)
+
+
+@pytest.fixture
+def shared_bench(shared_builder: Stagewright, tmp_path: Path) -> Workbench:
+    """An empty context, and the command line with the module's state directory."""
+    context = tmp_path / "context"
+    context.mkdir()
+    return Workbench(shared_builder, context)
+
+
 @pytest.fixture
 def bench(builder: Stagewright, tmp_path: Path) -> Workbench:
     """An empty context, and a command line with an empty state directory."""
