@@ -13,6 +13,10 @@ import time
 from stagewright.content.db import Database
 from stagewright.records import dataclass
 
+# Uses are told apart to the minute, so that a build which finds all in its cache again has nothing to write.
+_USE_RESOLUTION_S = 60
+_PARAMETERS_AT_ONCE = 500
+
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
@@ -71,11 +75,15 @@ class KeyStore:
             )
 
     def touch(self, canonicals: list[str]) -> None:
-        """Note that these results were used now."""
+        """Note that these results were used now, unless that is noted of the last minute already."""
         now = time.time()
-        with self._db.transaction():
-            for canonical in canonicals:
-                self._db.execute("UPDATE cache_results SET last_used = ? WHERE canonical = ?", (now, canonical))
+        for start in range(0, len(canonicals), _PARAMETERS_AT_ONCE):
+            some = canonicals[start : start + _PARAMETERS_AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            self._db.execute(
+                f"UPDATE cache_results SET last_used = ? WHERE last_used < ? AND canonical IN ({marks})",  # noqa: S608
+                (now, now - _USE_RESOLUTION_S, *some),
+            )
 
     def content_digest(self, snapshot: int, selector: str) -> str | None:
         """The digest of a snapshot's files that `selector` names, if it was computed before."""
