@@ -87,4 +87,7 @@ def _schemes(address: str, table: RegistryTable) -> tuple[str, ...]:
     if table.http is not None:
         return ("http",) if table.http else ("https",)
     hostname = address.rpartition("]")[0] + "]" if address.startswith("[") else address.partition(":")[0]
-    return ("http", "https") if is_loopback(hostname) else ("https",)
+    if is_loopback(hostname):
+        return ("http", "https")
+    # As in BuildKit: who trusts any certificate trusts plain HTTP as well.
+    return ("https", "http") if table.insecure else ("https",)

@@ -6,9 +6,10 @@ from stagewright.registry.hosts import Host, is_loopback, pull_hosts, registry_h
 
 
 def test_the_hub_has_an_address_of_its_own() -> None:
-    config = Config({"docker.io": RegistryTable(insecure=True)})
+    table = RegistryTable(insecure=True, http=False)
+    config = Config({"docker.io": table})
     assert registry_host(config, "docker.io") == Host("docker.io", "registry-1.docker.io")
-    assert tables_by_address(config) == {"registry-1.docker.io": RegistryTable(insecure=True)}
+    assert tables_by_address(config) == {"registry-1.docker.io": table}
 
 
 def test_mirrors_come_first_each_with_its_own_table() -> None:
@@ -35,6 +36,7 @@ def test_loopback_may_speak_http(name: str) -> None:
 def test_others_speak_https_unless_told() -> None:
     assert registry_host(Config(), "ghcr.io").schemes == ("https",)
     assert registry_host(Config({"r.io": RegistryTable(http=True)}), "r.io").schemes == ("http",)
+    assert registry_host(Config({"r.io": RegistryTable(insecure=True)}), "r.io").schemes == ("https", "http")
 
 
 @pytest.mark.parametrize("text", ["", "/", "https://", "a b/c", "user@host", "host/x?y"])
