@@ -1,0 +1,128 @@
+"""Agents of OpenSSH's that hold key files for one build."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stagewright.errors import NotFoundError, UsageError
+from stagewright.sources.ssh import SshAgents
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="needs openssh-client")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> str:
+    return make_key(tmp_path / "key")
+
+
+def make_key(path: Path, phrase: str = "") -> str:
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-C", path.name, "-f", str(path)]
+    subprocess.run(command, check=True)
+    return str(path)
+
+
+@pytest.fixture
+def opened() -> Iterator[list[SshAgents]]:
+    agents: list[SshAgents] = []
+    yield agents
+    for one in agents:
+        one.close()
+
+
+def listed(agent: str) -> str:
+    env = {**os.environ, "SSH_AUTH_SOCK": agent}
+    return subprocess.run(["ssh-add", "-l"], env=env, capture_output=True, text=True).stdout
+
+
+def test_key_files_are_in_an_agent_until_it_is_closed(tmp_path: Path, key: str) -> None:
+    other = make_key(tmp_path / "other")
+    os.chmod(other, 0o644)
+    agents = SshAgents({"default": (key, other)}, os.environ)
+    agents.check()
+    sockets: list[str | None] = []
+    threads = [threading.Thread(target=lambda: sockets.append(agents.socket("default"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    agent = sockets[0]
+    assert agent is not None and set(sockets) == {agent}
+    assert [line.split()[2] for line in listed(agent).splitlines()] == ["key", "other"]
+    assert agents.socket("unknown") is None
+    agents.close()
+    assert not os.path.exists(os.path.dirname(agent))
+
+
+def test_the_users_agent(opened: list[SshAgents], tmp_path: Path) -> None:
+    path = str(tmp_path / "agent")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        agents = SshAgents({"default": (), "named": (path,)}, {"SSH_AUTH_SOCK": path})
+        opened.append(agents)
+        agents.check()
+        assert agents.socket("default") == agents.socket("named") == path
+        with pytest.raises(UsageError, match="not both"):
+            SshAgents({"default": (path, path)}, {}).check()
+
+
+def test_what_cannot_work_is_said_before_the_build(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="SSH_AUTH_SOCK is not set"):
+        SshAgents({"default": ()}, {}).check()
+    with pytest.raises(NotFoundError, match="No such file"):
+        SshAgents({"default": ()}, {"SSH_AUTH_SOCK": str(tmp_path / "gone")}).check()
+    with pytest.raises(NotFoundError, match="No such file"):
+        SshAgents({"default": (str(tmp_path / "gone"),)}, {}).check()
+
+
+def test_a_key_that_cannot_be_used(opened: list[SshAgents], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no key")
+    for path in (str(tmp_path / "text"), make_key(tmp_path / "locked", "phrase")):
+        agents = SshAgents({"default": (path,)}, os.environ)
+        opened.append(agents)
+        with pytest.raises(UsageError, match="cannot be used"):
+            agents.socket("default")
+
+
+def test_without_openssh(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = shutil.which("sh")
+    assert shell is not None
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sh").symlink_to(shell)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    agents = SshAgents({"default": (key,)}, os.environ)
+    with pytest.raises(UsageError, match="cannot be started"):
+        agents.socket("default")
+    monkeypatch.undo()
+    agents.close()
+
+
+def test_an_agent_ends_with_a_killed_build(key: str) -> None:
+    script = (
+        "import os, sys; from stagewright.sources.ssh import SshAgents\n"
+        "print(SshAgents({'default': (sys.argv[1],)}, os.environ).socket('default'), flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    # The agent holds the other end of this pipe, too.
+    reader, writer = os.pipe()
+    build = subprocess.Popen(
+        [sys.executable, "-c", script, key], stdout=subprocess.PIPE, text=True, pass_fds=[writer], close_fds=True
+    )
+    os.close(writer)
+    agent = build.communicate()[0].strip()
+    assert build.returncode == -signal.SIGKILL
+    assert select.select([reader], [], [], 60)[0]
+    os.close(reader)
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(OSError):
+        client.connect(agent)
+    shutil.rmtree(os.path.dirname(agent))
