@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -110,19 +108,16 @@ def test_without_openssh(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPat
 def test_an_agent_ends_with_a_killed_build(key: str) -> None:
     script = (
         "import os, sys; from stagewright.sources.ssh import SshAgents\n"
-        "print(SshAgents({'default': (sys.argv[1],)}, os.environ).socket('default'), flush=True)\n"
-        "os.kill(os.getpid(), 9)"
+        "agents = SshAgents({'default': (sys.argv[1],)}, os.environ)\n"
+        "print(agents.socket('default'), flush=True); sys.stdin.read()"
     )
-    # The agent holds the other end of this pipe, too.
-    reader, writer = os.pipe()
-    build = subprocess.Popen(
-        [sys.executable, "-c", script, key], stdout=subprocess.PIPE, text=True, pass_fds=[writer], close_fds=True
-    )
-    os.close(writer)
-    agent = build.communicate()[0].strip()
-    assert build.returncode == -signal.SIGKILL
-    assert select.select([reader], [], [], 60)[0]
-    os.close(reader)
-    with socket.socket(socket.AF_UNIX) as client, pytest.raises(OSError):
-        client.connect(agent)
+    command = [sys.executable, "-c", script, key]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as build:
+        assert build.stdout is not None
+        agent = build.stdout.readline().strip()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(60)
+            client.connect(agent)
+            build.kill()
+            assert client.recv(1) == b""
     shutil.rmtree(os.path.dirname(agent))
