@@ -41,7 +41,9 @@ def test_modes(expression: str, mode: int, is_dir: bool, expected: int) -> None:
     assert apply_mode(expression, mode, is_dir) == expected
 
 
-@pytest.mark.parametrize("expression", ["", "9", "10000", "x", "u", ",", "u+x,", "u+q", "rw", "0o755", "٧٥٥", " 755"])
+@pytest.mark.parametrize(
+    "expression", ["", "9", "10000", "x", "u", ",", "u+x,", "u+q", "rw", "0o755", "\u0667", " 755"]
+)
 def test_what_is_no_mode(expression: str) -> None:
     with pytest.raises(DockerfileError, match="invalid chmod parameter"):
         apply_mode(expression, 0o644, False)
