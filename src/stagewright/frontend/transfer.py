@@ -105,6 +105,7 @@ def _select(action: CopyAction, path: str, *, parents: bool) -> CopyAction:
     if not pivot:
         folder, pattern = "/", path
     pattern = absolute(pattern).lstrip("/")
+    Matcher(patterns_from((pattern,)))
     required = not has_wildcards(folder) and not has_wildcards(pattern)
     return replace(
         action,

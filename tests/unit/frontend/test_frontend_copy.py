@@ -249,6 +249,10 @@ def test_parents(source: str, folder: str, includes: tuple[str, ...], required: 
     assert (action.source, action.includes, action.required) == (folder, includes, required)
 
 
+def test_malformed_parents() -> None:
+    assert refused("FROM a\nCOPY --parents x/[ /d/") == 'syntax error in pattern "x/["'
+
+
 def test_history_of_parents() -> None:
     plan = build("FROM a\nCOPY --parents --chown=1 x/./y z /d/")
     assert history(plan) == ["COPY --parents --chown=1 x/./y z /d/ # buildkit"]
