@@ -303,7 +303,7 @@ class Builder:
             raise CanceledError
         reference = Reference.parse(name)
         with self._vertex(f"[internal] load metadata for {reference}") as reporter:
-            return self.images.resolve(name, platform, reporter)
+            return self.images.resolve(name, platform, reporter, self._cancel)
 
     def _vertex(self, name: str, distinction: str = "") -> AbstractContextManager[Reporter]:
         """A vertex of its own in the progress; `distinction` tells apart those of one name."""

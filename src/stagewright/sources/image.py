@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _DOWNLOADS_AT_ONCE = 4
 _MAX_NESTED_INDEXES = 4
+_LOOK_INTERVAL_S = 0.1
 # Without a time for which resolutions are trusted, their age is told to the minute.
 _AGE_RESOLUTION_S = 60
 
@@ -81,19 +82,20 @@ class ImageSource:
 
     # --- what a name means ----------------------------------------------------------------------------------------
 
-    def resolve(self, name: str, platform: Platform, reporter: Reporter) -> ResolvedImage:
+    def resolve(self, name: str, platform: Platform, reporter: Reporter, cancel: threading.Event) -> ResolvedImage:
         """What the image name `name` means now for the platform.
 
-        Raises UsageError for a name that is none, NotFoundError, RegistryError, IntegrityError.
+        Raises UsageError for a name that is none, NotFoundError, RegistryError, IntegrityError, and CanceledError where
+        `cancel` is set meanwhile.
         """
         reference = Reference.parse(name)
         stored = None if self._pull else self._images.get(str(reference))
         if stored is not None:
-            resolved = self._load(reference, stored, platform, local=True)
+            resolved = self._load(reference, stored, platform, cancel, local=True)
             if resolved is not None:
                 return self._remember(resolved)
-        target = self._resolve_remote(reference, reporter)
-        found = self._load(reference, target, platform, local=False)
+        target = self._resolve_remote(reference, reporter, cancel)
+        found = self._load(reference, target, platform, cancel, local=False)
         if found is None:
             raise NotFoundError(f"{name}: no image for platform {platform} in its index")
         return self._remember(found)
@@ -103,7 +105,7 @@ class ImageSource:
             self._resolved[resolved.manifest_descriptor.digest] = resolved
         return resolved
 
-    def _resolve_remote(self, reference: Reference, reporter: Reporter) -> Descriptor:
+    def _resolve_remote(self, reference: Reference, reporter: Reporter, cancel: threading.Event) -> Descriptor:
         known = self._last_resolution(reference)
         if known is not None:
             descriptor, when = known
@@ -117,7 +119,7 @@ class ImageSource:
                 hint="build once without --offline",
             )
         try:
-            descriptor = self._client().resolve(reference)
+            descriptor = self._client().resolve(reference, cancel)
         except UnreachableError as error:
             if known is None:
                 raise
@@ -147,14 +149,19 @@ class ImageSource:
         return Descriptor.from_json(json.loads(rows[0][0])), float(rows[0][1])
 
     def _load(
-        self, reference: Reference, target: Descriptor, platform: Platform, *, local: bool
+        self, reference: Reference, target: Descriptor, platform: Platform, cancel: threading.Event, *, local: bool
     ) -> ResolvedImage | None:
-        """The platform's manifest and config behind a descriptor; None if the index has none for it."""
+        """The platform's manifest and config behind a descriptor; None if the index has none for it, or the image store
+        (`local`) not all of them: it may hold an index of which only one platform was pulled."""
         descriptor = target
         for _ in range(_MAX_NESTED_INDEXES):
-            document = parse_manifest(self._document(reference, descriptor, local), descriptor.media_type)
+            if local and not self._blobs.has(descriptor.digest):
+                return None
+            document = parse_manifest(self._document(reference, descriptor, cancel), descriptor.media_type)
             if isinstance(document, Manifest):
-                config = ImageConfig.from_bytes(self._document(reference, document.config, local))
+                if local and not self._blobs.has(document.config.digest):
+                    return None
+                config = ImageConfig.from_bytes(self._document(reference, document.config, cancel))
                 return ResolvedImage(reference, target, descriptor, document, config, local)
             candidates = document.select(platform)
             if not candidates:
@@ -162,19 +169,17 @@ class ImageSource:
             descriptor = candidates[0]
         raise IntegrityError(f"{reference.familiar()}: indexes within indexes, more than {_MAX_NESTED_INDEXES} deep")
 
-    def _document(self, reference: Reference, descriptor: Descriptor, local: bool) -> bytes:
+    def _document(self, reference: Reference, descriptor: Descriptor, cancel: threading.Event) -> bytes:
         if self._blobs.has(descriptor.digest):
             return self._blobs.read(descriptor.digest)
-        if local:
-            raise NotFoundError(f"{reference.familiar()}: {descriptor.digest} is missing from the image store")
         if self._offline:
             raise NotFoundError(
                 f"{reference.familiar()}: {descriptor.digest} is not here, and --offline forbids a pull"
             )
         if descriptor.media_type in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            self._blobs.write(self._client().fetch_manifest(reference, descriptor))
+            self._blobs.write(self._client().fetch_manifest(reference, descriptor, cancel))
         else:
-            self._client().fetch_blob(reference, descriptor, self._blobs)
+            self._client().fetch_blob(reference, descriptor, self._blobs, cancel=cancel)
         return self._blobs.read(descriptor.digest)
 
     # --- its files ------------------------------------------------------------------------------------------------
@@ -201,9 +206,7 @@ class ImageSource:
         try:
             for layer, diff_id, chain in missing:
                 downloads.wait(layer)
-                if cancel.is_set():
-                    raise CanceledError
-                snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter)
+                snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter, cancel)
         finally:
             downloads.close()
         return snapshot
@@ -216,7 +219,15 @@ class ImageSource:
         with reporter.status(layer.digest, layer.size) as row:
             self._client().fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
 
-    def _unpack(self, layer: Descriptor, diff_id: str, chain: str, parent: int | None, reporter: Reporter) -> int:
+    def _unpack(
+        self,
+        layer: Descriptor,
+        diff_id: str,
+        chain: str,
+        parent: int | None,
+        reporter: Reporter,
+        cancel: threading.Event,
+    ) -> int:
         from stagewright.snapshots.unpack import apply
 
         known = self._snapshots.by_chain(chain)
@@ -225,8 +236,14 @@ class ImageSource:
         draft = self._snapshots.prepare(parent)
         try:
             with reporter.status(f"extracting {layer.digest}", layer.size) as row:
+
+                def progress(count: int) -> None:
+                    if cancel.is_set():
+                        raise CanceledError
+                    row.update(count)
+
                 with self._blobs.open(layer.digest) as stream:
-                    apply(stream, draft, self._snapshots.lowers(parent), diff_id, row.update)
+                    apply(stream, draft, self._snapshots.lowers(parent), diff_id, progress)
         except BaseException:
             self._snapshots.discard(draft)
             raise
@@ -259,6 +276,16 @@ class _Stop(threading.Event):
 
     def is_set(self) -> bool:
         return super().is_set() or self._outer.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            left = _LOOK_INTERVAL_S if end is None else min(_LOOK_INTERVAL_S, end - time.monotonic())
+            if left <= 0:
+                break
+            # Nothing can wait for two events; this one is waited for only between the tries of a failing download.
+            super().wait(left)
+        return self.is_set()
 
 
 class _Downloads:

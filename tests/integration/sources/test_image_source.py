@@ -1,0 +1,395 @@
+"""Images as inputs: what names mean, what is asked of registries, and layers that become snapshots."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from stagewright.content.blobs import BlobStore
+from stagewright.content.db import Database
+from stagewright.content.images import ImageStore
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
+from stagewright.image import mediatypes
+from stagewright.image.config import ContainerConfig, ImageConfig
+from stagewright.image.descriptor import Descriptor
+from stagewright.image.manifest import Index, Manifest
+from stagewright.image.platform import Platform, parse_platform
+from stagewright.progress.events import Event, StatusEvent, VertexEvent, WarningEvent
+from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.records import replace
+from stagewright.registry.client import RegistryClient
+from stagewright.registry.errors import UnreachableError
+from stagewright.registry.reference import Reference
+from stagewright.snapshots.store import SnapshotStore
+from stagewright.sources.image import ImageSource, chain_ids
+
+AMD64, ARM64 = parse_platform("linux/amd64"), parse_platform("linux/arm64")
+NAME = "registry.example/app:1"
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def layer_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+class Registry:
+    """A registry of one name, in the client's place. `asked` notes what was asked; `on_blob` runs before a blob."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, bytes] = {}
+        self.tag: Descriptor | None = None
+        self.down = False
+        self.asked: list[str] = []
+        self.on_blob: Callable[[Descriptor], None] = lambda descriptor: None
+
+    def put(self, data: bytes, media_type: str) -> Descriptor:
+        self.content[digest_of(data)] = data
+        return Descriptor(media_type, digest_of(data), len(data))
+
+    def image(self, *layers: bytes, platform: Platform = AMD64, diff_ids: tuple[str, ...] | None = None) -> Descriptor:
+        """An image of plain tars, which are compressed; the tag leads to it."""
+        descriptors = tuple(self.put(gzip.compress(layer, mtime=0), mediatypes.OCI_LAYER_GZIP) for layer in layers)
+        known = diff_ids if diff_ids is not None else tuple(digest_of(layer) for layer in layers)
+        config = ImageConfig(platform=platform, config=ContainerConfig(), diff_ids=known)
+        manifest = Manifest(self.put(config.to_bytes(), mediatypes.OCI_CONFIG), descriptors)
+        self.tag = self.put(manifest.to_bytes(), mediatypes.OCI_MANIFEST)
+        return self.tag
+
+    def index(self, **platforms: Descriptor) -> Descriptor:
+        entries = tuple(replace(image, platform=parse_platform(f"linux/{name}")) for name, image in platforms.items())
+        self.tag = self.put(Index(entries).to_bytes(), mediatypes.OCI_INDEX)
+        return self.tag
+
+    def _answer(self, what: str) -> None:
+        self.asked.append(what)
+        if self.down:
+            raise UnreachableError("no route to registry.example", connected=False)
+
+    def resolve(self, ref: Reference, cancel: threading.Event | None = None) -> Descriptor:
+        self._answer("resolve")
+        if self.tag is None:
+            raise NotFoundError(f"{ref}: not found")
+        return self.tag
+
+    def fetch_manifest(self, ref: Reference, descriptor: Descriptor, cancel: threading.Event | None = None) -> bytes:
+        self._answer("manifest")
+        return self.content[descriptor.digest]
+
+    def fetch_blob(
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        store: BlobStore,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        self._answer("blob")
+        self.on_blob(descriptor)
+        if cancel is not None and cancel.is_set():
+            raise CanceledError
+        data = self.content[descriptor.digest]
+        store.write(data)
+        if progress is not None:
+            progress(len(data), len(data))
+
+
+class Machine:
+    """A state directory, and sources on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.db = Database(folder / "metadata.db")
+        self.blobs = BlobStore(folder / "content")
+        self.snapshots = SnapshotStore(folder / "snapshots", self.db)
+        self.images = ImageStore(self.db)
+        self.registry = Registry()
+        self.cancel = threading.Event()
+        self.events: list[Event] = []
+
+    def source(self, **options: object) -> ImageSource:
+        client = cast(RegistryClient, self.registry)
+        stores = (self.blobs, self.snapshots, self.images, self.db)
+        return ImageSource(lambda: client, *stores, **options)  # type: ignore[arg-type]
+
+    def reporter(self) -> Reporter:
+        return Reporter(Emitter(self.events.append), VertexEvent("sha256:0", "image"))
+
+    def resolve(self, source: ImageSource, platform: Platform = AMD64, name: str = NAME) -> str:
+        return source.resolve(name, platform, self.reporter(), self.cancel).manifest_descriptor.digest
+
+    def pull(self, source: ImageSource | None = None) -> int | None:
+        source = source or self.source()
+        return source.snapshot(self.resolve(source), self.reporter(), self.cancel)
+
+    def files(self, snapshot: int | None) -> dict[str, bytes]:
+        with self.snapshots.view(snapshot) as root:
+            base = Path(f"/proc/self/fd/{root}")
+            return {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.short for event in self.events if isinstance(event, WarningEvent)]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.db.close()
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="overlay mounts need root")
+
+
+def test_a_tag_is_asked_for_in_each_build(machine: Machine) -> None:
+    first = machine.registry.image(layer_of({"a": b"1"}))
+    assert machine.resolve(machine.source()) == first.digest
+    assert machine.registry.asked == ["resolve", "manifest", "blob"]
+    machine.registry.asked.clear()
+    assert machine.resolve(machine.source()) == first.digest
+    # What the tag leads to is known by its digest.
+    assert machine.registry.asked == ["resolve"]
+    moved = machine.registry.image(layer_of({"a": b"2"}))
+    assert machine.resolve(machine.source()) == moved.digest != first.digest
+
+
+def test_a_resolution_may_be_trusted_for_a_while(machine: Machine) -> None:
+    first = machine.registry.image(layer_of({"a": b"1"}))
+    machine.resolve(machine.source(ttl_s=3600))
+    machine.registry.image(layer_of({"a": b"2"}))
+    machine.registry.asked.clear()
+    assert machine.resolve(machine.source(ttl_s=3600)) == first.digest
+    assert machine.registry.asked == []
+    machine.db.execute("UPDATE resolutions SET resolved = resolved - 4000")
+    assert machine.resolve(machine.source(ttl_s=3600)) != first.digest
+    # One from the future, after the clock was set back, is not trusted for ever.
+    machine.registry.image(layer_of({"a": b"3"}))
+    machine.db.execute("UPDATE resolutions SET resolved = resolved + 40000")
+    machine.registry.asked.clear()
+    machine.resolve(machine.source(ttl_s=3600))
+    assert "resolve" in machine.registry.asked
+
+
+def test_a_registry_out_of_reach(machine: Machine) -> None:
+    machine.registry.down = True
+    with pytest.raises(RegistryError):
+        machine.resolve(machine.source())
+    machine.registry.down = False
+    known = machine.registry.image(layer_of({"a": b"1"}))
+    machine.resolve(machine.source())
+    machine.registry.down = True
+    assert machine.resolve(machine.source()) == known.digest
+    assert len(machine.warnings) == 1 and known.digest in machine.warnings[0] and "no route" in machine.warnings[0]
+
+
+def test_a_tag_that_is_gone_is_not_taken_from_memory(machine: Machine) -> None:
+    machine.registry.image(layer_of({"a": b"1"}))
+    machine.resolve(machine.source())
+    machine.registry.tag = None
+    with pytest.raises(NotFoundError):
+        machine.resolve(machine.source())
+
+
+def test_offline_asks_nobody(machine: Machine) -> None:
+    known = machine.registry.image(layer_of({"a": b"1"}))
+    with pytest.raises(NotFoundError, match="--offline"):
+        machine.resolve(machine.source(offline=True))
+    machine.resolve(machine.source())
+    machine.registry.asked.clear()
+    source = machine.source(offline=True)
+    assert machine.resolve(source) == known.digest
+    with pytest.raises(NotFoundError, match="--offline"):
+        source.snapshot(known.digest, machine.reporter(), machine.cancel)
+    assert (machine.registry.asked, machine.warnings) == ([], [])
+
+
+def test_a_name_with_a_digest_is_asked_for_once(machine: Machine) -> None:
+    known = machine.registry.image(layer_of({"a": b"1"}))
+    name = f"{NAME}@{known.digest}"
+    machine.resolve(machine.source(), name=name)
+    machine.registry.asked.clear()
+    assert machine.resolve(machine.source(), name=name) == known.digest
+    assert machine.registry.asked == []
+
+
+def test_the_image_store_comes_first_unless_pulling(machine: Machine) -> None:
+    stored = machine.registry.image(layer_of({"a": b"stored"}))
+    machine.resolve(machine.source())
+    machine.images.put(NAME, stored)
+    newer = machine.registry.image(layer_of({"a": b"newer"}))
+    machine.registry.asked.clear()
+    assert machine.resolve(machine.source()) == stored.digest
+    assert machine.registry.asked == []
+    assert machine.resolve(machine.source(pull=True)) == newer.digest
+
+
+def test_a_stored_image_of_another_platform_is_passed_over(machine: Machine) -> None:
+    arm = machine.registry.image(layer_of({"a": b"arm"}), platform=ARM64)
+    amd = machine.registry.image(layer_of({"a": b"amd"}))
+    only_arm = machine.registry.index(arm64=arm)
+    machine.blobs.write(machine.registry.content[only_arm.digest])
+    machine.images.put(NAME, only_arm)
+    machine.registry.index(arm64=arm, amd64=amd)
+    assert machine.resolve(machine.source()) == amd.digest
+    machine.registry.asked.clear()
+    assert machine.resolve(machine.source(), ARM64) == arm.digest
+
+
+def test_an_index_leads_to_the_platform(machine: Machine) -> None:
+    arm = machine.registry.image(layer_of({"a": b"arm"}), platform=ARM64)
+    amd = machine.registry.image(layer_of({"a": b"amd"}))
+    machine.registry.index(arm64=arm, amd64=amd)
+    assert machine.resolve(machine.source(), ARM64) == arm.digest
+    machine.registry.index(amd64=amd)
+    with pytest.raises(NotFoundError, match="no image for platform linux/arm64"):
+        machine.resolve(machine.source(), ARM64)
+
+
+def test_indexes_in_indexes_end(machine: Machine) -> None:
+    nested = machine.registry.image(layer_of({"a": b"1"}))
+    for _ in range(9):
+        nested = machine.registry.index(amd64=nested)
+    with pytest.raises(IntegrityError, match="indexes within indexes"):
+        machine.resolve(machine.source())
+
+
+@needs_root
+def test_layers_become_snapshots_once(machine: Machine) -> None:
+    base = layer_of({"a": b"1", "b": b"1"})
+    machine.registry.image(base, layer_of({"b": b"2", "c": b"3"}))
+    snapshot = machine.pull()
+    assert machine.files(snapshot) == {"a": b"1", "b": b"2", "c": b"3"}
+    machine.registry.asked.clear()
+    assert machine.pull() == snapshot
+    # Another image on the same base: only its own layer is fetched, and the base's snapshot is shared.
+    machine.registry.image(base, layer_of({"d": b"4"}))
+    other = machine.pull()
+    assert machine.registry.asked.count("blob") == 2  # Its config and its layer.
+    assert machine.files(other) == {"a": b"1", "b": b"1", "d": b"4"}
+    assert machine.snapshots.layers(other)[0] == machine.snapshots.layers(snapshot)[0]
+
+
+@needs_root
+def test_the_same_layer_twice(machine: Machine) -> None:
+    layer = layer_of({"a": b"1"})
+    machine.registry.image(layer, layer, layer)
+    snapshot = machine.pull()
+    assert len(machine.snapshots.layers(snapshot)) == 3
+    assert machine.files(snapshot) == {"a": b"1"}
+    assert machine.registry.asked.count("blob") == 2
+
+
+def test_an_image_without_layers(machine: Machine) -> None:
+    machine.registry.image()
+    assert machine.pull() is None
+
+
+@needs_root
+def test_rows_tell_compressed_bytes(machine: Machine) -> None:
+    machine.registry.image(layer_of({f"f{number}": bytes(100_000) for number in range(20)}))
+    machine.pull()
+    rows: dict[str, list[StatusEvent]] = {}
+    for event in machine.events:
+        if isinstance(event, StatusEvent):
+            rows.setdefault(event.id.split(":")[0], []).append(event)
+    assert set(rows) == {"sha256", "extracting sha256"}
+    for events in rows.values():
+        assert all(event.current <= event.total for event in events)
+        assert events[-1].current == events[-1].total and events[-1].completed is not None
+
+
+@needs_root
+@pytest.mark.parametrize("lie", ["count", "digest"])
+def test_layers_that_are_not_what_the_config_says(machine: Machine, lie: str) -> None:
+    layer = layer_of({"a": b"1"})
+    machine.registry.image(layer, diff_ids=() if lie == "count" else (digest_of(b"other"),))
+    with pytest.raises(IntegrityError):
+        machine.pull()
+    assert machine.snapshots.rows() == []
+    assert os.listdir(machine.snapshots._drafts) == []
+
+
+@needs_root
+def test_a_download_that_fails_ends_the_pull(machine: Machine) -> None:
+    machine.registry.image(*(layer_of({f"f{number}": b"x"}) for number in range(8)))
+    source = machine.source()
+    digest = machine.resolve(source)
+    started = threading.Semaphore(0)
+
+    def fail(descriptor: Descriptor) -> None:
+        started.release()
+        raise RegistryError("it broke")
+
+    machine.registry.on_blob = fail
+    with pytest.raises(RegistryError, match="it broke"):
+        source.snapshot(digest, machine.reporter(), machine.cancel)
+    assert not [thread for thread in threading.enumerate() if thread.name == "layer-download"]
+    machine.registry.on_blob = lambda descriptor: None
+    assert len(machine.files(source.snapshot(digest, machine.reporter(), machine.cancel))) == 8
+
+
+@needs_root
+@pytest.mark.parametrize("when", ["downloading", "extracting"])
+def test_a_pull_can_be_canceled(machine: Machine, when: str) -> None:
+    machine.registry.image(*(layer_of({f"f{number}": b"x"}) for number in range(6)))
+    source = machine.source()
+    digest = machine.resolve(source)
+    if when == "downloading":
+        machine.registry.on_blob = lambda descriptor: machine.cancel.set()
+    reporter = machine.reporter()
+    if when == "extracting":
+
+        def cancel(event: Event) -> None:
+            if isinstance(event, StatusEvent) and event.id.startswith("extracting"):
+                machine.cancel.set()
+
+        reporter = Reporter(Emitter(cancel), VertexEvent("sha256:0", "image"))
+    with pytest.raises(CanceledError):
+        source.snapshot(digest, reporter, machine.cancel)
+    assert not [thread for thread in threading.enumerate() if thread.name == "layer-download"]
+    assert os.listdir(machine.snapshots._drafts) == []
+
+
+@needs_root
+def test_two_pulls_at_once(machine: Machine) -> None:
+    machine.registry.image(layer_of({"a": b"1"}), layer_of({"b": b"2"}))
+    sources = [machine.source(), machine.source()]
+    digest = {machine.resolve(source) for source in sources}.pop()
+    both = threading.Barrier(2)
+    machine.registry.on_blob = lambda descriptor: both.wait(30) and None
+    found: list[int | None] = []
+    threads = [
+        threading.Thread(
+            target=lambda one=source: found.append(one.snapshot(digest, machine.reporter(), machine.cancel))
+        )
+        for source in sources
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 2 and len(set(found)) == 1
+    assert machine.files(found[0]) == {"a": b"1", "b": b"2"}
+
+
+def test_chain_ids() -> None:
+    assert chain_ids(()) == []
+    one, two = digest_of(b"1"), digest_of(b"2")
+    assert chain_ids((one, two)) == [one, digest_of(f"{one} {two}".encode())]
