@@ -24,7 +24,8 @@ FLAGS = st.sampled_from(
         "", "--from=a", "--from=0", "--from=x", "--from=$A", "--parents", "--link", "--chmod=+x", "--chmod=$A",
         "--unpack", "--exclude=[", "--exclude=!a", "--mount=type=cache,target=$A", "--mount=from=x,target=/m",
         "--mount=type=secret", "--mount=type=secret,id=$A,env=E", "--mount=type=ssh,source=s",
-        "--mount=type=tmpfs,target=t,size=1g", "--network=host", "--platform=$A", "--platform=linux/arm64", "--interval=1s",
+        "--mount=type=tmpfs,target=t,size=1g", "--network=host", "--platform=$A", "--platform=linux/arm64",
+        "--interval=1s",
     ]
 )  # fmt: skip
 KEYWORDS = st.sampled_from(
