@@ -5,6 +5,8 @@ Each room owns the tables that are listed under its name below and is the only o
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -104,28 +106,35 @@ class Database:
             raise StoreError(f"cannot use the state directory {path.parent}: {error.strerror}") from error
 
     def _open(self, path: Path) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        version = self._version()
         if version == 0:
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            # SQLite does not wait for another process that is changing the journal's mode, so only one at a time does.
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                if self._version() == 0:
+                    self._connection.execute("PRAGMA journal_mode=WAL")
+                    self._create()
+            finally:
+                os.close(folder)
+            version = self._version()
         self._connection.execute("PRAGMA synchronous=NORMAL")
-        if version == 0:
-            self._create()
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{path} was made by another version of Stagewright (schema {version}, this one has {SCHEMA_VERSION})",
                 hint="use that version, or another --root, or remove the state directory",
             )
 
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
     def _create(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            # Another process may have made the schema while this one waited for the lock.
-            if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                statements = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("--"))
-                for statement in statements.split(";"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
+            statements = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("--"))
+            for statement in statements.split(";"):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.execute("ROLLBACK")
