@@ -14,19 +14,20 @@ from stagewright.cache.leases import BuildLease
 from stagewright.config import Config
 from stagewright.config import load as load_config
 from stagewright.dockerfile.ast import Dockerfile
-from stagewright.dockerfile.ignore import Matcher, read_patterns
+from stagewright.dockerfile.ignore import Matcher, Pattern, read_patterns
 from stagewright.dockerfile.instructions import parse
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.convert import convert
-from stagewright.frontend.options import MAIN_CONTEXT, BaseImage, ImageRequest, Options, Plan
+from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan
+from stagewright.frontend.rules import Finding
 from stagewright.image.platform import Platform, host_platform, parse_platform, runnable_platforms
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
 from stagewright.options import BuildOptions, BuildResult
-from stagewright.progress.events import Sink
+from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
@@ -86,8 +87,9 @@ class Builder:
         self._check_secrets()
         self._opened.enter_context(BuildLease(self.state.locks, self._cancel))
         dockerfile = self._read_dockerfile()
-        exclusion = self._read_ignore_file()
-        plan = convert(dockerfile, self._frontend_options(), self._resolve)
+        patterns = self._read_ignore_file()
+        exclusion = Matcher(patterns) if patterns else None
+        plan = convert(dockerfile, self._frontend_options(patterns), self._resolve, self._report_finding)
         if plan.vertex is None:
             return plan, Result()
         worker = Worker(
@@ -221,10 +223,13 @@ class Builder:
             return self._options.file
         return os.path.join(self._options.context, "Dockerfile")
 
+    def _definition_name(self) -> str:
+        return f"[internal] load build definition from {os.path.basename(self._dockerfile_path())}"
+
     def _read_dockerfile(self) -> Dockerfile:
         path = self._dockerfile_path()
         name = os.path.basename(path)
-        with self._vertex(f"[internal] load build definition from {name}") as reporter:
+        with self._vertex(self._definition_name()) as reporter:
             if self._options.dockerfile is not None:
                 data = self._options.dockerfile
             else:
@@ -233,18 +238,27 @@ class Builder:
                 row.update(len(data))
         return parse(data, path if self._options.file is not None else name)
 
-    def _read_ignore_file(self) -> Matcher | None:
+    def _report_finding(self, finding: Finding) -> None:
+        warning = WarningEvent(
+            _vertex_digest(self._definition_name()),
+            finding.short,
+            detail=(finding.rule.description,),
+            url=finding.rule.url,
+            location=finding.location,
+        )
+        self._emitter(warning)
+
+    def _read_ignore_file(self) -> Sequence[Pattern]:
         beside = f"{self._dockerfile_path()}.dockerignore"
         paths = [beside] if self._options.dockerfile is None else []
         paths.append(os.path.join(self._options.context, ".dockerignore"))
         for path in paths:
             if os.path.isfile(path):
                 with self._vertex("[internal] load .dockerignore"):
-                    patterns = read_patterns(_read_file(path, "ignore file"), path)
-                    return Matcher(patterns) if patterns else None
-        return None
+                    return read_patterns(_read_file(path, "ignore file"), path)
+        return ()
 
-    def _frontend_options(self) -> Options:
+    def _frontend_options(self, ignore_patterns: Sequence[Pattern]) -> Options:
         options = self._options
         build_args = dict(options.build_args)
         if "SOURCE_DATE_EPOCH" in self._env:
@@ -253,6 +267,7 @@ class Builder:
             raise UsageError(f"network mode {options.network} is not supported", hint="use default, host or none")
         return Options(
             platform=self.platform,
+            platform_requested=options.platform is not None,
             target=options.target,
             build_args=build_args,
             labels=options.labels,
@@ -262,7 +277,7 @@ class Builder:
             extra_hosts=options.add_hosts,
             ulimits=options.ulimits,
             shm_size=options.shm_size or 0,
-            context_name=MAIN_CONTEXT,
+            ignore_patterns=ignore_patterns,
         )
 
     def _resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
@@ -307,8 +322,11 @@ class Builder:
 
     def _vertex(self, name: str, distinction: str = "") -> AbstractContextManager[Reporter]:
         """A vertex of its own in the progress; `distinction` tells apart those of one name."""
-        digest = hashlib.sha256((name + distinction).encode()).hexdigest()
-        return self._emitter.vertex(f"sha256:{digest}", name)
+        return self._emitter.vertex(_vertex_digest(name + distinction), name)
+
+
+def _vertex_digest(name: str) -> str:
+    return "sha256:" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
 
 
 def _platform(text: str | None) -> Platform:

@@ -19,7 +19,7 @@ from stagewright.errors import StoreError
 SCHEMA_VERSION = 1
 
 _SCHEMA = """
--- snapshots/: `dir` names the folder that holds the changes, and two snapshots share one where a layer was put on another
+-- snapshots/: `dir` names the folder that holds the changes; two snapshots share one where a layer was put on another
 -- parent (COPY --link). `chain_id` is the OCI chain ID of layers that came from an image.
 CREATE TABLE snapshots (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

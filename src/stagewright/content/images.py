@@ -1,4 +1,4 @@
-"""The image store: names of images that were built, pulled or loaded here, and the manifests or indexes they lead to."""
+"""The image store: names of images that were built, pulled or loaded here, and what they lead to."""
 
 from __future__ import annotations
 
