@@ -26,7 +26,7 @@ STATUS_INTERVAL_S = 5.0
 
 
 class _Vertex:
-    __slots__ = ("event", "index", "lines", "pending", "statuses", "waiting_since")
+    __slots__ = ("closed", "event", "index", "lines", "pending", "statuses", "waiting_since")
 
     def __init__(self, digest: str) -> None:
         self.event = VertexEvent(digest, digest)
@@ -35,6 +35,7 @@ class _Vertex:
         self.pending: list[str] = []
         self.statuses: dict[str, StatusEvent] = {}
         self.waiting_since: float | None = None
+        self.closed = False
 
     @property
     def ended(self) -> bool:
@@ -172,6 +173,9 @@ class PlainDisplay:
         return silent_for >= SILENCE_S or waited >= MAX_WAIT_S
 
     def _show(self, vertex: _Vertex) -> None:
+        if vertex.closed:
+            self._add_late_lines(vertex)
+            return
         out: list[str] = []
         if not vertex.index:
             self._count += 1
@@ -186,11 +190,21 @@ class PlainDisplay:
         vertex.pending.clear()
         if vertex.ended:
             out.append(f"#{vertex.index} {_end_line(vertex.event)}\n")
+            vertex.closed = True
         self._current = None if vertex.ended else vertex
         vertex.waiting_since = None
         self._waiting.pop(vertex.event.digest, None)
         self._written_at = self._clock()
         self._stream.write("".join(out))
+
+
+    def _add_late_lines(self, vertex: _Vertex) -> None:
+        """Lines of a vertex whose end has been shown (a build check's finding): they stand alone."""
+        self._stream.write("".join(f"#{vertex.index} {line}\n" for line in vertex.pending))
+        vertex.pending.clear()
+        vertex.waiting_since = None
+        self._waiting.pop(vertex.event.digest, None)
+        self._written_at = self._clock()
 
 
 def _worth_showing(event: StatusEvent, last: StatusEvent | None) -> bool:

@@ -177,3 +177,13 @@ def test_warnings_in_full() -> None:
     assert "#1 WARN: UndefinedVar: Usage of undefined variable '$B'\n" in text
     for part in ("Variables should be defined", "More info: https://example.com/x", "Dockerfile:2", ">>> ENV A=$B"):
         assert part in text
+
+
+def test_a_warning_about_an_ended_vertex_stands_alone() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    display(VertexEvent("a", "first", started=1.0, completed=2.0))
+    display(WarningEvent("a", "Rule: late (line 3)"))
+    display(WarningEvent("a", "Other: late (line 4)"))
+    lines = stream.getvalue().splitlines()
+    assert lines == ["#1 first", "#1 DONE 1.0s", "#1 WARN: Rule: late (line 3)", "#1 WARN: Other: late (line 4)"]
