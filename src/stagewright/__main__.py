@@ -1,7 +1,5 @@
 """`python -m stagewright`: the command line."""
 
-import sys
-
 from stagewright.cli.main import run
 
-sys.exit(run())
+run()
