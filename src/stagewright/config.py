@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagewright.errors import UsageError
+from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
 
 # Tables and keys of a buildkitd.toml that say nothing to this builder.
@@ -29,7 +30,7 @@ _BUILDKITD_KEYS = frozenset(
         "worker",
     }
 )
-_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_DURATION = pattern(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from stagewright.image.digest import is_digest, sha256_digest
 from stagewright.image.gojson import loads_object
 from stagewright.image.manifest import Manifest, parse_manifest
 from stagewright.image.platform import host_platform, parse_platform
+from stagewright.patterns import pattern
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
 from stagewright.records import dataclass
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
     from stagewright.registry.transfer import BlobProgress
 
-_ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
+_ID = pattern(r"(?:sha256:)?([0-9a-f]{6,64})")
 
 
 @dataclass(frozen=True, slots=True)

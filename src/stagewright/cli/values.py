@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from stagewright.errors import UsageError
+from stagewright.patterns import pattern
 
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_SIZE = pattern(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _POWERS = {unit: power for power, unit in enumerate(("", "k", "m", "g", "t", "p"))}
-_LIMIT = re.compile(r"-1|\d+", re.ASCII)
+_LIMIT = pattern(r"-1|\d+", re.ASCII)
 MAX_INT64 = 2**63 - 1
 
 ULIMITS = frozenset(

@@ -9,10 +9,11 @@ from functools import cache
 
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.errors import DockerfileError
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
-_BLANKS = re.compile(r"[\t\v\f\r ]+")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_BLANKS = pattern(r"[\t\v\f\r ]+")
+_SURROGATES = pattern("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from stagewright.dockerfile.golang import SPACES, parse_bool, quote
 from stagewright.errors import DockerfileError, SourceRange, SourceText
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
-_KEY = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=")
+_KEY = pattern(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=")
 _NAMES = ("syntax", "escape", "check")
 _BLANKS = "\t\n\f\r "
 

@@ -6,10 +6,11 @@ import re
 
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
-_WORD = re.compile(r"[0-9]*<<(-?)[\t\n\f\r ]*+([^<]*)")
-_LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
+_WORD = pattern(r"[0-9]*<<(-?)[\t\n\f\r ]*+([^<]*)")
+_LEADING_TABS = pattern(r"^\t+", re.MULTILINE)
 
 # Delimiters are read with a backslash whatever the file's escape character is, as BuildKit does.
 _LINE = Lexer(raw_quotes=True, raw_escapes=True, skip_unset=True)

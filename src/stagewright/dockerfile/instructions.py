@@ -15,10 +15,11 @@ from stagewright.dockerfile.mounts import parse_device, parse_mount_spec
 from stagewright.dockerfile.parser import Node, parse_file
 from stagewright.dockerfile.suggest import with_suggestion
 from stagewright.errors import DockerfileError, SourceRange
+from stagewright.patterns import pattern
 from stagewright.records import replace
 
-_STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
-_ONBUILD = re.compile(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
+_STAGE_NAME = pattern(r"[a-z][a-z0-9\-_.]*")
+_ONBUILD = pattern(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
 _MILLISECOND_NS = 1_000_000
 
 _TRANSFER_FLAGS = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.errors import DockerfileError
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _SPECIAL_PARAMETERS = "@*#?-$!0"
 # Python's stack bounds the nesting of ${a:-${b:-...}}; nobody writes more than a few levels.
 _MAX_DEPTH = 100
 # What means nothing wherever it stands: no space, quote, escape or end of an operand.
-_PLAIN = re.compile(rf"""[^{re.escape(SPACES)}$<'"`\\}}/]+""")
+_PLAIN = pattern(rf"""[^{re.escape(SPACES)}$<'"`\\}}/]+""")
 
 
 @dataclass(frozen=True, slots=True)

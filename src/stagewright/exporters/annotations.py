@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from stagewright.errors import UsageError
 from stagewright.image.platform import Platform, parse_platform
+from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
 
 _TYPE = r"(?:manifest|index)(?:-descriptor)?(?:\[[A-Za-z0-9_./-]+\])?"
 # `annotation.KEY`, `annotation-manifest.KEY`, `annotation-manifest[linux/amd64].KEY`
-OPTION = re.compile(rf"annotation(?:-({_TYPE}))?\.(.+)", re.DOTALL)
-_FLAG = re.compile(rf"(?:({_TYPE}(?:,{_TYPE})*):)?(.+)", re.DOTALL)
+OPTION = pattern(rf"annotation(?:-({_TYPE}))?\.(.+)", re.DOTALL)
+_FLAG = pattern(rf"(?:({_TYPE}(?:,{_TYPE})*):)?(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 
 from stagewright.dockerfile.directives import CheckOptions, parse_check
 from stagewright.errors import DockerfileError, SourceRange
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
 _LINKS = "https://docs.docker.com/go/dockerfile/rule/"
-_WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_CHECK_COMMENT = re.compile(r"check[\t\n\f\r ]*=(.*)", re.IGNORECASE | re.DOTALL)
+_WORD_START = pattern(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CHECK_COMMENT = pattern(r"check[\t\n\f\r ]*=(.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

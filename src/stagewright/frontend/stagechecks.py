@@ -17,11 +17,10 @@ from stagewright.frontend import rules
 from stagewright.frontend.ports import split_port
 from stagewright.frontend.rules import Findings, Rule
 from stagewright.frontend.state import StageState
+from stagewright.patterns import pattern
 
-_SECRET = re.compile(
-    r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE
-)
-_NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+_SECRET = pattern(r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE)
+_NO_SECRET = pattern(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 _ONCE = (ast.Cmd, ast.Entrypoint, ast.Healthcheck)
 _EVERYTHING = ("*", "**", "**/*")
 

@@ -17,15 +17,16 @@ from stagewright.frontend.state import StageState
 from stagewright.graph.ops import CopyAction, FileOp, MergeOp, MkdirAction, MkfileAction, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.chmod import apply_mode
+from stagewright.patterns import pattern
 from stagewright.records import replace
 
 Expand = Callable[[str], str]
 NameOf = Callable[[str], str]
 
 _HTTP = ("http://", "https://")
-_GIT_SCHEME = re.compile(r"(?:git|ssh)://", re.IGNORECASE)
-_GIT_HTTP = re.compile(r"https?://[^?#]*\.git(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
-_GIT_SCP = re.compile(r"[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*", re.DOTALL)
+_GIT_SCHEME = pattern(r"(?:git|ssh)://", re.IGNORECASE)
+_GIT_HTTP = pattern(r"https?://[^?#]*\.git(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
+_GIT_SCP = pattern(r"[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*", re.DOTALL)
 
 
 def apply_transfer(

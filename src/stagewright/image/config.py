@@ -13,11 +13,12 @@ from stagewright.errors import IntegrityError
 from stagewright.image.digest import validate_digest
 from stagewright.image.gojson import Fields, dumps, loads_object
 from stagewright.image.platform import Platform
+from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
 
 MAX_CONFIG_SIZE = 8 << 20
 
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_TIME = pattern(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

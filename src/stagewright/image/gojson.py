@@ -7,8 +7,9 @@ import re
 from typing import Any, NoReturn
 
 from stagewright.errors import IntegrityError
+from stagewright.patterns import pattern
 
-_ESCAPED = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+_ESCAPED = pattern("[<>&\u2028\u2029\ud800-\udfff]")
 
 
 def _escape(match: re.Match[str]) -> str:

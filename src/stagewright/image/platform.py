@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from typing import Any
 
 from stagewright.errors import UsageError
 from stagewright.image.gojson import Fields
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
-_OS_PART = re.compile(r"([A-Za-z0-9_.-]+)(?:\(([A-Za-z0-9_.-]*)\))?")
+_PART = pattern(r"[A-Za-z0-9_.-]+")
+_OS_PART = pattern(r"([A-Za-z0-9_.-]+)(?:\(([A-Za-z0-9_.-]*)\))?")
 
 _KNOWN_OS = frozenset(
     {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from stagewright.errors import DockerfileError
+from stagewright.patterns import pattern
 
-_CLAUSE = re.compile(r"([ugoa]*)((?:[-+=][rwxXstugo]*)+)")
-_ACTION = re.compile(r"([-+=])([rwxXstugo]*)")
+_CLAUSE = pattern(r"([ugoa]*)((?:[-+=][rwxXstugo]*)+)")
+_ACTION = pattern(r"([-+=])([rwxXstugo]*)")
 _BITS = {"r": 0o444, "w": 0o222, "x": 0o111}
 _CLASSES = {"u": 0o4700, "g": 0o2070, "o": 0o1007}
 

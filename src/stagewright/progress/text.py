@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import re
 
+from stagewright.patterns import pattern
+
 # ECMA-48: control sequences, control strings (title, clipboard, ...) and other escapes, in 7-bit and 8-bit form.
-_ESCAPES = re.compile(
+_ESCAPES = pattern(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*(?:[@-~]|$)"
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]).*?(?:\x07|\x1b\\|\x9c|$)"
     r"|\x1b[ -/]*(?:[0-~]|$)",
     re.DOTALL,
 )
-_SGR = re.compile(r"\x1b\[[0-9;:]*m")
+_SGR = pattern(r"\x1b\[[0-9;:]*m")
 _RESET = "\x1b[0m"
 # Other control characters, and the marks that turn the direction of text around. Tab and ESC are dealt with apart.
-_CONTROLS = re.compile("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_CONTROLS = pattern("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_BREAKS = pattern("[\t\n\v\f\r\x85\u2028\u2029]+")
+_SURROGATES = pattern("[\ud800-\udfff]")
 # Variation selectors make the width of an emoji a matter of the terminal's taste, as joiners do.
-_SELECTORS = re.compile("[\ufe00-\ufe0f]")
+_SELECTORS = pattern("[\ufe00-\ufe0f]")
 
 TAB_CELLS = 8
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from urllib.parse import urlencode, urlsplit
 
 from stagewright.errors import RegistryError
+from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
 from stagewright.registry.credentials import Credential, CredentialStore
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
@@ -24,8 +25,8 @@ _MAX_TOKEN_ANSWER = 1 << 20
 _DEFAULT_LIFETIME_S = 60
 _CLIENT_ID = "stagewright"
 
-_SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?:\s+|$)")
-_PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
+_SCHEME = pattern(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?:\s+|$)")
+_PARAMETER = pattern(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stagewright.content.blobs import BlobStore, BlobWriter
 from stagewright.errors import IntegrityError
 from stagewright.image.descriptor import Descriptor
+from stagewright.patterns import pattern
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.hosts import Host
 from stagewright.registry.http import Response
@@ -26,7 +27,7 @@ _BLOCK = 256 << 10
 _MAX_STALLS = 5
 _MAX_FAILURES = 30
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:\d+|\*)", re.ASCII)
+_CONTENT_RANGE = pattern(r"bytes (\d{1,18})-\d+/(?:\d+|\*)", re.ASCII)
 
 
 class BlobStream(io.RawIOBase):

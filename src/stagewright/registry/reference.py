@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from stagewright.errors import UsageError
 from stagewright.image.digest import is_digest
+from stagewright.patterns import pattern
 from stagewright.records import dataclass, replace
 
 DEFAULT_DOMAIN = "docker.io"
@@ -15,11 +14,11 @@ _DEFAULT_TAG = "latest"
 _MAX_NAME = 255
 
 _LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+_DOMAIN = pattern(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _COMPONENT = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_IDENTIFIER = re.compile("[a-f0-9]{64}")
+_PATH = pattern(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_IDENTIFIER = pattern("[a-f0-9]{64}")
 
 
 @dataclass(frozen=True, slots=True)
