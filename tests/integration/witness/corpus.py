@@ -102,8 +102,8 @@ def pack(archive: Path, files: Mapping[str, Any]) -> None:
         write_files(Path(scratch), files)
         compression = suffix if suffix in ("gz", "bz2", "xz") else ""
         with tarfile.open(archive, f"w:{compression}") as out:  # type: ignore[call-overload]
-            for path in sorted(Path(scratch).iterdir()):
-                out.add(path, path.name, filter=undated)
+            for path in [Path(scratch)] if "." in files else sorted(Path(scratch).iterdir()):
+                out.add(path, path.relative_to(scratch), filter=undated)
 
 
 def undated(info: tarfile.TarInfo) -> tarfile.TarInfo:
