@@ -93,10 +93,9 @@ def test_a_key_that_cannot_be_used(opened: list[SshAgents], tmp_path: Path) -> N
 
 
 def test_without_openssh(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shell = shutil.which("sh")
-    assert shell is not None
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/sh").symlink_to(shell)
+    for name in ("sh", "cat", "rm"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     agents = SshAgents({"default": (key,)}, os.environ)
     with pytest.raises(UsageError, match="cannot be started"):
