@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from stagewright.options import BuildOptions, BuildResult, Output, SecretSource, SshSource, outputs_of
 from stagewright.progress.events import Sink
 from stagewright.reports import ImageInfo, PruneReport, UsageRow
-from stagewright.store import Store
+
+if TYPE_CHECKING:
+    from stagewright.store import Store
 
 __all__ = [
     "BuildResult",
@@ -22,6 +25,15 @@ __all__ = [
     "UsageRow",
     "build",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # A build has no use for it.
+    if name == "Store":
+        from stagewright.store import Store
+
+        return Store
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build(

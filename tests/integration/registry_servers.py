@@ -49,7 +49,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: ScriptedServer
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # A request that broke off was never made.
+            self.close_connection = True
+            return
         request = Request(self.command, self.path, dict(self.headers), body)
         with self.server.lock:
             self.server.requests.append(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from stagewright.config import Config
 from stagewright.content.blobs import BlobStore
@@ -14,13 +14,14 @@ from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import is_digest, sha256_digest, verify_digest
 from stagewright.image.manifest import MAX_MANIFEST_SIZE, parse_manifest
-from stagewright.registry import download
 from stagewright.registry.credentials import CredentialStore
 from stagewright.registry.hosts import Host, pull_hosts, registry_host, tables_by_address
 from stagewright.registry.http import HttpClient, Response
 from stagewright.registry.reference import Reference
 from stagewright.registry.session import Session, check_status, retrying
-from stagewright.registry.upload import BlobUpload
+
+if TYPE_CHECKING:
+    from stagewright.registry.download import BlobStream
 
 Progress = Callable[[int, int], None]
 
@@ -91,8 +92,10 @@ class RegistryClient:
         """Bring a blob of `ref`'s repository into `store`, unless it is there. Verified, resumed and retried."""
         if store.has(descriptor.digest, descriptor.size):
             return
+        from stagewright.registry.download import fetch_blob
+
         hosts = pull_hosts(self._config, ref.domain)
-        download.fetch_blob(self._session, hosts, ref.path, descriptor, store, progress, cancel)
+        fetch_blob(self._session, hosts, ref.path, descriptor, store, progress, cancel)
 
     def open_blob(
         self,
@@ -101,14 +104,16 @@ class RegistryClient:
         store: BlobStore,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
-    ) -> download.BlobStream:
+    ) -> BlobStream:
         """A blob to be read while it arrives; `store` has it once it was read to its end and is right.
 
         Until then its bytes are not verified. Close the stream in any case.
         """
+        from stagewright.registry.download import BlobStream
+
         hosts = pull_hosts(self._config, ref.domain)
         writer = store.writer(expected=descriptor.digest, size=descriptor.size)
-        return download.BlobStream(self._session, hosts, ref.path, descriptor, writer, progress, cancel)
+        return BlobStream(self._session, hosts, ref.path, descriptor, writer, progress, cancel)
 
     def push_blob(
         self,
@@ -124,6 +129,8 @@ class RegistryClient:
         `open_blob` gives its bytes, and is called only where they must be sent. `mount_from` are paths of repositories
         of the same registry that may have it. Raises UnauthorizedError, UnreachableError, RegistryError.
         """
+        from stagewright.registry.upload import BlobUpload
+
         host = registry_host(self._config, ref.domain)
         return BlobUpload(self._session, host, ref.path, descriptor, open_blob, progress, cancel).run(mount_from)
 
