@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
     from stagewright.sandbox.spec import Runtime
 
+_CANCEL_CHECK_S = 0.1
 _MAX_SECRET = 500 << 10
 _MAX_DOCKERFILE = 16 << 20
 
@@ -62,6 +63,7 @@ class Builder:
         self._base_names: tuple[str, ...] = ()
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
         self._opened = ExitStack()
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         self.images = ImageSource(
             self.client,
@@ -140,6 +142,7 @@ class Builder:
 
     def close(self) -> None:
         """Give everything back; what steps still run is killed."""
+        self._closed.set()
         if self._runtime is not None:
             self._runtime.close()
         self._agents.close()
@@ -159,7 +162,16 @@ class Builder:
                 from stagewright.registry.client import RegistryClient
 
                 self._client = RegistryClient(self.config, self._env)
+                watcher = threading.Thread(target=self._abort_when_canceled, args=(self._client,), daemon=True)
+                watcher.start()
             return self._client
+
+    def _abort_when_canceled(self, client: RegistryClient) -> None:
+        """Break off a read that waits for a silent registry, which looks at no event."""
+        while not self._closed.is_set():
+            if self._cancel.wait(_CANCEL_CHECK_S):
+                client.abort()
+                return
 
     def _get_runtime(self) -> Runtime:
         with self._lock:
