@@ -19,7 +19,7 @@ def test_an_interrupt_ends_the_wait_for_a_silent_registry(tmp_path: Path) -> Non
         process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ})
         connection, _ = server.accept()
         with connection:
-                assert connection.recv(1 << 16)
+            assert connection.recv(1 << 16)
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=15)
     assert process.returncode == 130
