@@ -42,31 +42,38 @@ def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
 
 
 def resolve_owner(spec: str, passwd_text: str, group_text: str) -> tuple[int, int]:
-    """The (UID, GID) of files copied with `--chown=spec`.
+    """The (UID, GID) of files copied with `--chown=spec`, or of a folder that WORKDIR makes for a user.
 
-    Without a group, a name brings its own primary group and a number is the GID as well. Raises SandboxError where a
-    name has no entry or a number is out of range.
+    Without a group, a name brings its own primary group and a number is the GID as well. As in BuildKit, a user without
+    an entry counts as root, and a group without one is as good as none. Raises SandboxError where a number is out of
+    range.
     """
     user, _, group = spec.partition(":")
     number = _number(user)
-    if number is not None:
-        uid = gid = _checked(number)
-    elif user:
-        uid, gid, _, _ = resolve_user(user, passwd_text, "")
-    else:
-        uid = gid = 0
-    return uid, (_group_id(group, group_text) if group else gid)
+    uid = gid = number or 0
+    if number is None:
+        for row in _rows(passwd_text, 7):
+            row_uid, row_gid = _number(row[2]), _number(row[3])
+            if row[0] == user and row_uid is not None and row_gid is not None:
+                uid, gid = row_uid, row_gid
+                break
+    named = _find_group(group, group_text) if group else None
+    return _checked(uid), _checked(gid if named is None else named)
 
 
 def _group_id(group: str, group_text: str) -> int:
+    gid = _find_group(group, group_text)
+    if gid is None:
+        raise _lookup_error(f"unable to find group {group}: no matching entries in group file")
+    return _checked(gid)
+
+
+def _find_group(group: str, group_text: str) -> int | None:
     number = _number(group)
     if number is not None:
-        return _checked(number)
-    for row in _rows(group_text, 4):
-        gid = _number(row[2])
-        if row[0] == group and gid is not None:
-            return _checked(gid)
-    raise _lookup_error(f"unable to find group {group}: no matching entries in group file")
+        return number
+    gids = (_number(row[2]) for row in _rows(group_text, 4) if row[0] == group)
+    return next((gid for gid in gids if gid is not None), None)
 
 
 def _rows(text: str, columns: int) -> list[list[str]]:

@@ -21,7 +21,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One build. `differs` says of facts (by pattern) why the engine's are others than ours."""
+    """One build. `differs` says of facts (by pattern) why the engine's are others than ours; a refused one has none."""
 
     name: str
     dockerfile: str
@@ -29,6 +29,7 @@ class Case:
     files: Mapping[str, Any]
     flags: tuple[str, ...]
     differs: Mapping[str, str]
+    refused: bool
 
     def flags_for(self, context: Path) -> list[str]:
         """The build's flags, where `{context}` stands for the context's folder."""
@@ -60,6 +61,7 @@ def cases_of(path: Path) -> Iterator[Case]:
             case.get("files", {}),
             tuple(case.get("flags", ())),
             differs,
+            case.get("refused", False),
         )
 
 

@@ -12,7 +12,9 @@ from docker_engine import Engine
 from harness import Stagewright
 from image_facts import Facts, ImageReader
 
-CASES = load_cases()
+ALL = load_cases()
+CASES = [case for case in ALL if not case.refused]
+REFUSED = [case for case in ALL if case.refused]
 AT_ONCE = 3
 
 
@@ -57,3 +59,16 @@ def test_the_engine_builds_the_same(
     strange = unexplained(found, case.differs)
     assert not strange, "\n".join(strange)
     assert unneeded(found, case.differs) == [], "these no longer differ"
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_the_engine_refuses_it_too(case: Case, engine: Engine, builder: Stagewright, tmp_path: Path) -> None:
+    theirs = case.write(tmp_path / "theirs", case.engine_dockerfile)
+    flags = ["build", "--network=host", *case.flags_for(theirs), theirs]
+    assert engine.docker(*flags, check=False).returncode != 0
+
+    ours = case.write(tmp_path / "ours", case.dockerfile)
+    done = builder.run("build", "--network=host", "--output=type=cacheonly", *case.flags_for(ours), ours, check=False)
+    assert done.returncode != 0
+    assert "ERROR: failed to build: " in done.stderr
+    assert "Traceback" not in done.stderr

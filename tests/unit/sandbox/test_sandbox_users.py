@@ -75,10 +75,20 @@ def test_what_is_refused(spec: str, message: str) -> None:
         ("7:8", (7, 8)),
         (":staff", (0, 50)),
         ("root:root", (0, 0)),
+        ("nosuch", (0, 0)),
+        ("nosuch:staff", (0, 50)),
+        ("bob:nosuch", (1000, 1001)),
+        ("7:nosuch", (7, 7)),
     ],
 )
 def test_owners(spec: str, expected: tuple[int, int]) -> None:
     assert resolve_owner(spec, PASSWD, GROUP) == expected
+
+
+@pytest.mark.parametrize("spec", ["-1", "2147483648", "root:2147483648"])
+def test_owners_out_of_range(spec: str) -> None:
+    with pytest.raises(SandboxError, match="must be in range"):
+        resolve_owner(spec, PASSWD, GROUP)
 
 
 @given(st.text(max_size=20), st.text(max_size=200), st.text(max_size=200))
