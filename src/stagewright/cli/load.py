@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from stagewright.cli.flags import CommandParser
-from stagewright.errors import NotFoundError, UsageError
+from stagewright.errors import IntegrityError, NotFoundError, UsageError
 from stagewright.progress.text import clean_name
 
 
@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
                 names = store.load(file)
         except OSError as error:
             raise NotFoundError(f"cannot read {options.input}: {error.strerror}") from error
+        except IntegrityError as error:
+            raise IntegrityError(f"cannot load {options.input}: {error.message}", hint=error.hint) from error
     else:
         if sys.stdin.isatty():
             raise UsageError("no archive on standard input", hint="use -i FILE, or send one with < or |")

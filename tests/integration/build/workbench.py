@@ -50,6 +50,11 @@ class Files:
         """The user and group ID."""
         return self.members[path].uid, self.members[path].gid
 
+    def metadata(self, path: str) -> tuple[int, int, int, float]:
+        """The permission bits, the owner's IDs and the time of the last change."""
+        member = self.members[path]
+        return member.mode, member.uid, member.gid, member.mtime
+
     def below(self, folder: str) -> list[str]:
         """The paths of all that is below a folder, relative to it, in order."""
         prefix = folder.rstrip("/") + "/"
