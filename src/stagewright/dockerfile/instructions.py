@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NoReturn, TypedDict
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
 from stagewright.dockerfile import ast, golang
 from stagewright.dockerfile.arguments import KeyValue
@@ -17,6 +17,25 @@ from stagewright.dockerfile.suggest import with_suggestion
 from stagewright.errors import DockerfileError, SourceRange
 from stagewright.patterns import pattern
 from stagewright.records import replace
+
+if TYPE_CHECKING:
+    # Making such a class takes longer than reading a Dockerfile does.
+    class _Common(TypedDict):
+        keyword: str
+        original: str
+        location: SourceRange
+        comments: tuple[str, ...]
+        heredocs: tuple[Heredoc, ...]
+
+    class _Transfer(_Common):
+        sources: tuple[str, ...]
+        contents: tuple[ast.SourceContent, ...]
+        destination: str
+        chown: str
+        chmod: str
+        link: bool
+        exclude: tuple[str, ...]
+
 
 _STAGE_NAME = pattern(r"[a-z][a-z0-9\-_.]*")
 _ONBUILD = pattern(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
@@ -98,14 +117,6 @@ def _close(stages: list[ast.Stage], instructions: list[ast.Instruction]) -> None
 
 def _fail(message: str) -> NoReturn:
     raise DockerfileError(message)
-
-
-class _Common(TypedDict):
-    keyword: str
-    original: str
-    location: SourceRange
-    comments: tuple[str, ...]
-    heredocs: tuple[Heredoc, ...]
 
 
 def _common(node: Node) -> _Common:
@@ -217,16 +228,6 @@ def _cmd(node: Node) -> ast.Cmd:
 def _entrypoint(node: Node) -> ast.Entrypoint:
     parse_flags(node.flags, {})
     return ast.Entrypoint(**_common(node), command=node.arguments.values, shell_form=not node.arguments.json)
-
-
-class _Transfer(_Common):
-    sources: tuple[str, ...]
-    contents: tuple[ast.SourceContent, ...]
-    destination: str
-    chown: str
-    chmod: str
-    link: bool
-    exclude: tuple[str, ...]
 
 
 def _transfer(node: Node, known: Mapping[str, Kind]) -> tuple[_Transfer, Flags]:
