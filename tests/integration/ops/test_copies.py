@@ -223,10 +223,16 @@ def test_chown(bench: Bench, owner: str, expected: tuple[int, int]) -> None:
     assert (bench.mode(made, "a"), bench.owner(made, "etc")) == ("755", (0, 0))
 
 
-def test_chown_to_nobody_known(bench: Bench) -> None:
+def test_chown_to_nobody_known_gives_to_root(bench: Bench) -> None:
     write(bench.context_folder, {"f": "x"})
-    with pytest.raises(StagewrightError, match="unable to find user app"):
-        bench.copy("f", "/", owner="app")
+    made = bench.copy("f", "/", owner="app")
+    assert bench.owner(made, "f") == (0, 0)
+
+
+def test_chown_to_an_id_out_of_range(bench: Bench) -> None:
+    write(bench.context_folder, {"f": "x"})
+    with pytest.raises(StagewrightError, match="must be in range"):
+        bench.copy("f", "/", owner="4294967296")
 
 
 @pytest.mark.parametrize(("mode", "file", "folder"), [("640", "640", "640"), ("u=rwX,go=rX", "644", "755")])
