@@ -2,7 +2,7 @@
 
 A build that finds all in its cache defines some two hundred data classes and makes instances of a few. The standard
 library compiles half a dozen methods for each definition and imports `inspect` to do so, which is most of what such a
-build would do. Here only `__init__` is compiled, at a class's first instance; the other methods are shared by all.
+build would do. Here only `__init__` is compiled, for a class that has many instances; all else is shared by all.
 
 `dataclass`, `field` and `replace` mean what they mean in `dataclasses`, as far as they go; type checkers know them by
 `dataclass_transform`. Every class has slots.
@@ -15,6 +15,8 @@ from typing import Any, TypeVar, dataclass_transform, overload
 
 T = TypeVar("T")
 _MISSING: Any = object()
+# Compiling an `__init__` takes as long as that many instances do without.
+_MANY = 50
 
 
 class Field:
@@ -101,15 +103,49 @@ def _build(cls: type[T], frozen: bool, eq: bool, kw_only: bool) -> type[T]:
         # Copies are made slot by slot, which assignment refuses.
         namespace["__reduce__"] = _reduce
 
-    def first_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        made.__init__ = _compile_init(made, fields, frozen)
-        made.__init__(self, *args, **kwargs)
+    few_left = _MANY
 
-    namespace["__init__"] = first_init
+    def first_inits(self: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal few_left
+        few_left -= 1
+        values = _bind(made, args, kwargs) if few_left > 0 else None
+        if values is None:
+            made.__init__ = _compile_init(made, fields, frozen)
+            made.__init__(self, *args, **kwargs)
+            return
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if hasattr(made, "__post_init__"):
+            self.__post_init__()
+
+    namespace["__init__"] = first_inits
     metaclass: Any = type(cls)
     made = metaclass(cls.__name__, cls.__bases__, namespace)
     made.__qualname__ = cls.__qualname__
     return made  # type: ignore[no-any-return]
+
+
+def _bind(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The fields' values by name; None for arguments that do not fit, of which a compiled `__init__` can say why."""
+    positional: tuple[str, ...] = cls.__match_args__
+    values = dict(zip(positional, args, strict=False))
+    if len(args) > len(positional) or not values.keys().isdisjoint(kwargs):
+        return None
+    values |= kwargs
+    unknown = len(values)
+    fields: dict[str, Field] = cls.__record_fields__
+    for name, item in fields.items():
+        if name in values:
+            if not item.init:
+                return None
+            unknown -= 1
+        elif item.default_factory is not _MISSING:
+            values[name] = item.default_factory()
+        elif item.default is not _MISSING:
+            values[name] = item.default
+        elif item.init:
+            return None
+    return None if unknown else values
 
 
 def _compile_init(cls: Any, fields: dict[str, Field], frozen: bool) -> Callable[..., None]:

@@ -66,6 +66,23 @@ def test_what_is_missing_or_unknown_is_a_type_error_as_in_the_standard_library()
             kind(1, z=3)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("made_before", [0, 100])
+def test_the_first_instances_are_made_as_the_later_ones(made_before: int) -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Fresh(Point):
+        name: str = "n"
+
+    for _ in range(made_before):
+        Fresh(1)
+    made = Fresh(1, y=3, note="x")
+    assert (made.x, made.y, made.tags, made.note, made.total, made.name) == (1, 3, [], "x", 4, "n")
+    assert Fresh(1).tags is not Fresh(1).tags
+    for arguments, keywords in [((), {}), ((1,), {"x": 2}), ((1,), {"z": 3}), ((1,), {"total": 3}), ((1,) * 9, {})]:
+        with pytest.raises(TypeError):
+            Fresh(*arguments, **keywords)  # type: ignore[arg-type]
+        assert Fresh(2).x == 2
+
+
 def test_equality_counts_the_compared_fields_and_the_class() -> None:
     assert Point(1, tags=["a"]) == Point(1, tags=["b"])
     assert Point(1) != Point(2)
