@@ -1,5 +1,9 @@
 """The corpus of the differential tests: small Dockerfiles with their contexts, as data in `corpus/*.toml`.
 
+A case has a `dockerfile`, and may have `files` (its context), `flags` of both builders (`{context}` is the context's
+folder), `engine_dockerfile` for an engine that does not know the language of the other one, `refused` where both
+builders must fail, and `differs`: patterns of facts, each with the name of its reason in `reasons.toml`.
+
 A file of the context is its text, or a table with one of `text`, `link`, `hardlink`, `folder`, `fifo` or `archive`
 (what is in it, in the same form), and with `mode`, `owner` or `xattrs`.
 """
