@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
@@ -16,15 +17,8 @@ def cancel_on_signals(abandon: Callable[[], None]) -> Iterator[threading.Event]:
 
     A second signal calls `abandon`, which must neither block nor take locks, and ends the process as the signal would.
     """
-    from queue import SimpleQueue
-
     cancel = threading.Event()
-    wishes: SimpleQueue[bool] = SimpleQueue()
     received = False
-
-    def relay() -> None:
-        if wishes.get():
-            cancel.set()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
@@ -33,16 +27,12 @@ def cancel_on_signals(abandon: Callable[[], None]) -> Iterator[threading.Event]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         received = True
-        # Setting the event right here could meet its lock held by the interrupted code; the queue's put cannot.
-        wishes.put(True)
+        # Set right here, the event could meet its lock held by the interrupted code, which another thread waits for.
+        _thread.start_new_thread(cancel.set, ())
 
-    relayer = threading.Thread(target=relay, name="cancel", daemon=True)
-    relayer.start()
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield cancel
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        wishes.put(False)
-        relayer.join()
