@@ -64,6 +64,7 @@ class Builder:
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
         self._opened = ExitStack()
         self._closed = threading.Event()
+        self._watcher: threading.Thread | None = None
         self._lock = threading.Lock()
         self.images = ImageSource(
             self.client,
@@ -143,6 +144,8 @@ class Builder:
     def close(self) -> None:
         """Give everything back; what steps still run is killed."""
         self._closed.set()
+        if self._watcher is not None:
+            self._watcher.join()
         if self._runtime is not None:
             self._runtime.close()
         self._agents.close()
@@ -162,14 +165,14 @@ class Builder:
                 from stagewright.registry.client import RegistryClient
 
                 self._client = RegistryClient(self.config, self._env)
-                watcher = threading.Thread(target=self._abort_when_canceled, args=(self._client,), daemon=True)
-                watcher.start()
+                self._watcher = threading.Thread(target=self._abort_when_canceled, args=(self._client,), daemon=True)
+                self._watcher.start()
             return self._client
 
     def _abort_when_canceled(self, client: RegistryClient) -> None:
         """Break off a read that waits for a silent registry, which looks at no event."""
-        while not self._closed.is_set():
-            if self._cancel.wait(_CANCEL_CHECK_S):
+        while not self._closed.wait(_CANCEL_CHECK_S):
+            if self._cancel.is_set():
                 client.abort()
                 return
 
