@@ -13,6 +13,7 @@ from stagewright.snapshots.tarheader import END, header, marker
 from stagewright.snapshots.tarreader import BLOCK
 from stagewright.snapshots.tree import walk
 
+_CAPABILITY = "security.capability"
 _TYPES = {
     stat.S_IFREG: tarreader.REGULAR,
     stat.S_IFDIR: tarreader.DIRECTORY,
@@ -112,16 +113,10 @@ def _write_content(sink: ChunkSink, path: bytes, size: int) -> None:
 
 
 def _xattrs(path: bytes) -> dict[str, bytes]:
-    """The extended attributes that belong to the file rather than to this machine."""
-    return {
-        name: os.getxattr(path, name, follow_symlinks=False)
-        for name in os.listxattr(path, follow_symlinks=False)
-        if _is_portable(name)
-    }
+    """The extended attributes that a layer carries: capabilities alone, as in the images of other builders.
 
-
-def _is_portable(name: str) -> bool:
-    # Labels of security modules and trusted ones are the machine's; capabilities are the file's.
-    if name.startswith(("security.", "trusted.")):
-        return name == "security.capability"
-    return not overlay.is_overlay_xattr(name)
+    Labels of security modules and `user.` notes of a checkout are the machine's, and would make equal inputs differ.
+    """
+    if _CAPABILITY not in os.listxattr(path, follow_symlinks=False):
+        return {}
+    return {_CAPABILITY: os.getxattr(path, _CAPABILITY, follow_symlinks=False)}
