@@ -64,6 +64,8 @@ class KeyStore:
     def save(self, keys: list[str], canonical: str, snapshot: int | None, name: str) -> None:
         """Record a result under its canonical key, and every key in `keys` as leading to it."""
         now = time.time()
+        # A Dockerfile may hold any bytes, the database only characters.
+        name = name.encode(errors="backslashreplace").decode()
         with self._db.transaction():
             for key in keys:
                 self.link(key, canonical)

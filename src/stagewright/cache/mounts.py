@@ -35,6 +35,8 @@ class CacheMounts:
         `create` is called with the path of a new, empty folder that it may fill and chown. `locked` waits for other
         holders, `shared` waits for `locked` ones only, `private` never waits but takes another folder.
         """
+        # A Dockerfile may hold any bytes, the database only characters.
+        identity = identity.encode(errors="backslashreplace").decode()
         if sharing == "private":
             handle, folder = self._free_folder(identity, create, cancel)
             try:

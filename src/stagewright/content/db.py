@@ -97,7 +97,8 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # The layers below hold other people's setuid programs, which no other user may come by.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._open(path)
         except sqlite3.Error as error:

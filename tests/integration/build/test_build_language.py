@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,21 @@ def test_work_directories_and_users(bench: Workbench) -> None:
     assert files.lines("/tmp/pwd") == ["/srv/place", "77", "/home/app"]
     assert files.owner("/srv/place") == files.owner("/srv/place/sub") == (77, 88)
     assert files.owner("/srv/place/file") == files.owner("/srv/place/sub/file") == (0, 0)
+
+
+def test_bytes_that_are_no_characters(bench: Workbench) -> None:
+    name = os.fsdecode(b"f\xff")
+    bench.write(name, "odd")
+    bench.write(
+        "Dockerfile",
+        b"FROM busybox\nENV A=\xfe\nCOPY f\xff /d\xff\n"
+        b"RUN --mount=type=cache,id=\xff,target=/c printf '%s' \xfd$A > /file; echo \xff\n",
+    )
+    files = bench.files()
+    assert files.contents["/file"] == b"\xfd\xfe"
+    assert files.text("/d" + os.fsdecode(b"\xff")) == "odd"
+    assert bench.build().ran == []
+    assert bench.stagewright.run("du").returncode == 0
 
 
 def test_the_result_of_an_image_without_steps_is_its_base(bench: Workbench, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -242,3 +243,9 @@ def test_stdin_is_empty_and_output_may_be_large(shared_bench: Workbench, runtime
     """)
     log = shared_bench.build("--no-cache", *runtime).step("yes 0123").log
     assert log.endswith(b"no newline")
+
+
+def test_nobody_else_gets_at_the_layers(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nRUN cp /bin/busybox /setuid && chmod 4755 /setuid\n")
+    bench.build()
+    assert stat.S_IMODE(bench.stagewright.root.stat().st_mode) == 0o700
