@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from stagewright.errors import IntegrityError, NotFoundError, StoreError
-from stagewright.image.digest import is_digest, split_digest, verify_digest
+from stagewright.image.digest import is_digest, sha256_digest, split_digest, verify_digest
 
 
 class BlobWriter:
@@ -139,7 +139,10 @@ class BlobStore:
         return data
 
     def write(self, data: bytes) -> str:
-        """Store `data` and return its sha256 digest."""
+        """Store `data` and return its sha256 digest; what is there already is left as it is."""
+        digest = sha256_digest(data)
+        if self.has(digest, len(data)) and self.path(digest).read_bytes() == data:
+            return digest
         with self.writer() as writer:
             writer.write(data)
             return writer.commit()

@@ -31,9 +31,11 @@ class ImageStore:
         return Descriptor.from_json(json.loads(rows[0][0])) if rows else None
 
     def put(self, name: str, descriptor: Descriptor) -> None:
-        """Let the name lead to `descriptor` from now on."""
+        """Let the name lead to `descriptor` from now on; one that does already keeps its age."""
         self._db.execute(
-            "INSERT OR REPLACE INTO images (name, descriptor, created) VALUES (?, ?, ?)",
+            "INSERT INTO images (name, descriptor, created) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET descriptor = excluded.descriptor, created = excluded.created"
+            " WHERE descriptor != excluded.descriptor",
             (name, json.dumps(descriptor.to_json()), time.time()),
         )
 

@@ -39,6 +39,16 @@ def test_what_is_written_can_be_read(store: BlobStore, tmp_path: Path) -> None:
     assert not store.has(digest) and list(store.digests()) == []
 
 
+def test_what_is_there_is_not_written_again_unless_it_is_damaged(store: BlobStore) -> None:
+    digest = store.write(b"data")
+    path = store.path(digest)
+    before = path.stat().st_ino
+    assert (store.write(b"data"), path.stat().st_ino) == (digest, before)
+    path.chmod(0o644)
+    path.write_bytes(b"DATA")
+    assert (store.write(b"data"), store.read(digest)) == (digest, b"data")
+
+
 def test_what_is_not_there_is_not_found(store: BlobStore) -> None:
     assert not store.has(MISSING)
     for method in (store.size, store.open, store.read):
