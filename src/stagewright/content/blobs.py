@@ -141,8 +141,12 @@ class BlobStore:
     def write(self, data: bytes) -> str:
         """Store `data` and return its sha256 digest; what is there already is left as it is."""
         digest = sha256_digest(data)
-        if self.has(digest, len(data)) and self.path(digest).read_bytes() == data:
-            return digest
+        try:
+            if self.path(digest).read_bytes() == data:
+                return digest
+        except OSError:
+            # It is not there, or something is wrong that writing it will tell.
+            pass
         with self.writer() as writer:
             writer.write(data)
             return writer.commit()
