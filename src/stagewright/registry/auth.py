@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from email.message import Message
 from urllib.parse import urlencode, urlsplit
 
 from stagewright.errors import RegistryError
@@ -45,10 +45,10 @@ class _HostState:
     tokens: dict[frozenset[str], tuple[str, float]] = field(default_factory=dict)
 
 
-def parse_challenges(values: Sequence[str]) -> list[Challenge]:
-    """The challenges in the values of WWW-Authenticate headers, in order; what cannot be understood is skipped."""
+def parse_challenges(headers: Message) -> list[Challenge]:
+    """The challenges of all WWW-Authenticate headers, in order; what cannot be understood is skipped."""
     challenges = []
-    for text in values:
+    for text in headers.get_all("WWW-Authenticate") or []:
         position = 0
         while scheme := _SCHEME.match(text, position):
             position, parameters = scheme.end(), {}
@@ -89,10 +89,7 @@ class Authorizer:
         Raises UnauthorizedError where there are no credentials to try or they were refused, UnreachableError where the
         token server does not answer, RegistryError where it answers nonsense.
         """
-        challenges = {
-            challenge.scheme: challenge
-            for challenge in reversed(parse_challenges(response.headers.get_all("WWW-Authenticate")))
-        }
+        challenges = {challenge.scheme: challenge for challenge in reversed(parse_challenges(response.headers))}
         challenge = challenges.get("bearer") or challenges.get("basic")
         if challenge is None:
             raise UnauthorizedError(f"{host.name} asks for credentials in no way that is known")

@@ -1,7 +1,12 @@
-"""The narrow HTTP layer below the registry protocol: pooled connections, proxies, redirects, bounded bodies."""
+"""The narrow HTTP/1.1 layer below the registry protocol: pooled connections, proxies, redirects, bounded bodies.
+
+It stands on http.client alone, since a build whose steps are all cached still asks registries what its tags mean, and
+must not pay for loading a larger client.
+"""
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -12,7 +17,6 @@ from urllib.parse import urljoin, urlsplit
 from stagewright.config import RegistryTable
 from stagewright.errors import CanceledError, RegistryError
 from stagewright.records import dataclass
-from stagewright.registry.connection import Answer, Connection, ProtocolError
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.proxy import Proxy, proxy_for
 
@@ -26,7 +30,7 @@ _MAX_IDLE = 8
 _MAX_DRAINED = 64 << 10
 _BLOCK = 256 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_BROKEN = (ProtocolError, OSError)
+_BROKEN = (http.client.HTTPException, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,12 @@ class Body:
 class Response:
     """A response whose body has not been read. Close it, or use it as a context manager."""
 
-    def __init__(self, client: HttpClient, link: _Link, answer: Answer, url: str) -> None:
+    def __init__(self, client: HttpClient, link: _Link, raw: http.client.HTTPResponse, url: str) -> None:
         self._client = client
         self._link: _Link | None = link
-        self._answer = answer
-        self.status = answer.status
-        self.headers = answer.headers
+        self._raw = raw
+        self.status = raw.status
+        self.headers = raw.headers
         self.url = url
 
     @property
@@ -73,9 +77,17 @@ class Response:
         if self._link is None:
             return b""
         try:
-            return self._answer.read(size)
+            data = self._raw.read(size)
+        except http.client.IncompleteRead as error:
+            # What came of a chunked body before it broke off is as good as the rest; the next read tells the end.
+            if error.partial:
+                return error.partial
+            self._client.raise_broken(error, self.origin)
         except _BROKEN as error:
             self._client.raise_broken(error, self.origin)
+        if not data and size and self._raw.length:
+            self._client.raise_broken(http.client.IncompleteRead(b""), self.origin)
+        return data
 
     def read_all(self, limit: int) -> bytes:
         """The whole body. Raises RegistryError where it has more than `limit` bytes."""
@@ -92,16 +104,15 @@ class Response:
         link, self._link = self._link, None
         if link is None:
             return
-        rest = self._answer.remaining
         try:
             # A short rest is cheaper to read than a new connection is to make.
-            if rest is not None and rest <= _MAX_DRAINED:
-                while self._answer.read(_MAX_DRAINED):
-                    pass
+            if self._raw.length is not None and self._raw.length <= _MAX_DRAINED:
+                self._raw.read()
         except _BROKEN:
             self._client.release(link, reusable=False)
         else:
-            self._client.release(link, reusable=self._answer.can_be_followed)
+            self._client.release(link, reusable=self._raw.isclosed())
+        self._raw.close()
 
     def __enter__(self) -> Response:
         return self
@@ -115,7 +126,8 @@ class _Link:
     """One connection, to its origin or to the proxy before it."""
 
     key: tuple[Origin, Proxy | None]
-    connection: Connection
+    connection: http.client.HTTPConnection
+    sock: socket.socket | None = None
     used: bool = False
 
 
@@ -162,8 +174,8 @@ class HttpClient:
             self._aborted = True
             busy = list(self._busy)
         for link in busy:
-            if link.connection.sock is not None:
-                _shut_down(link.connection.sock)
+            if link.sock is not None:
+                _shut_down(link.sock)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -178,7 +190,7 @@ class HttpClient:
         with self._lock:
             self._busy.discard(link)
             idle = self._idle.setdefault(link.key, [])
-            if reusable and len(idle) < _MAX_IDLE and not self._aborted:
+            if reusable and link.connection.sock is not None and len(idle) < _MAX_IDLE and not self._aborted:
                 idle.append(link)
                 return
         link.connection.close()
@@ -209,7 +221,7 @@ class HttpClient:
             link = self._take(origin, proxy)
             was_used, link.used = link.used, True
             try:
-                answer = self._exchange(link, method, target, headers, body)
+                raw = self._exchange(link, method, target, headers, body)
             except _BROKEN as error:
                 self.release(link, reusable=False)
                 # A server may close an idle connection just as it is used again: that request it never saw.
@@ -219,24 +231,31 @@ class HttpClient:
             except BaseException:
                 self.release(link, reusable=False)
                 raise
-            return Response(self, link, answer, url)
+            return Response(self, link, raw, url)
 
     def _exchange(
         self, link: _Link, method: str, target: str, headers: dict[str, str], body: bytes | Body | None
-    ) -> Answer:
+    ) -> http.client.HTTPResponse:
         connection = link.connection
-        fields = {"Host": link.key[0].netloc, "Accept-Encoding": "identity", "User-Agent": "stagewright", **headers}
-        if body is not None:
-            fields["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
-        elif method in ("POST", "PUT", "PATCH"):
-            fields["Content-Length"] = "0"
-        connection.send_head(method, target, fields)
-        try:
-            _send_body(connection, body)
-        except (BrokenPipeError, ConnectionResetError):
-            # The server had enough of it; what it has to say may already be here.
-            pass
-        return connection.receive(method)
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("Host", link.key[0].netloc)
+        connection.putheader("Accept-Encoding", "identity")
+        connection.putheader("User-Agent", "stagewright")
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        if body is None:
+            if method in ("POST", "PUT", "PATCH"):
+                connection.putheader("Content-Length", "0")
+            connection.endheaders()
+        else:
+            connection.putheader("Content-Length", str(body.size if isinstance(body, Body) else len(body)))
+            connection.endheaders()
+            try:
+                _send_body(connection, body)
+            except (BrokenPipeError, ConnectionResetError):
+                # The server had enough of it; what it has to say may already be here.
+                pass
+        return connection.getresponse()
 
     def _take(self, origin: Origin, proxy: Proxy | None) -> _Link:
         key = (origin, proxy)
@@ -248,31 +267,32 @@ class HttpClient:
                 link = idle.pop()
                 self._busy.add(link)
                 return link
-        host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
-        link = _Link(key, Connection(host, port))
+        link = _Link(key, self._connection(origin, proxy))
         with self._lock:
             self._busy.add(link)
         try:
-            self._connect(link.connection, origin, proxy)
+            link.connection.connect()
         except _BROKEN as error:
             self.release(link, reusable=False)
             self._raise_connect(error, origin, proxy)
-        except BaseException:
-            self.release(link, reusable=False)
-            raise
+        # The connection forgets its socket once a response is to be its last, and abort() must still reach it.
+        link.sock = link.connection.sock
+        link.sock.settimeout(_READ_TIMEOUT_S)
         return link
 
-    def _connect(self, connection: Connection, origin: Origin, proxy: Proxy | None) -> None:
-        context = self._context(origin) if origin.scheme == "https" else None
-        connection.connect(_CONNECT_TIMEOUT_S)
-        if context is not None:
-            if proxy is not None:
-                target = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
-                authorization = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
-                connection.open_tunnel(target, {"Host": target, **authorization})
-            connection.start_tls(context, origin.host)
-        assert connection.sock is not None
-        connection.sock.settimeout(_READ_TIMEOUT_S)
+    def _connection(self, origin: Origin, proxy: Proxy | None) -> http.client.HTTPConnection:
+        host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
+        if origin.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK)
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK, context=self._context(origin)
+        )
+        if proxy is not None:
+            headers = {"Host": f"{origin.host}:{origin.port}"}
+            if proxy.authorization:
+                headers["Proxy-Authorization"] = proxy.authorization
+            connection.set_tunnel(origin.host, origin.port, headers)
+        return connection
 
     def _context(self, origin: Origin) -> ssl.SSLContext:
         from stagewright.registry.tls import tls_context
@@ -284,17 +304,16 @@ class HttpClient:
             return self._contexts[table]
 
     def _raise_connect(self, error: Exception, origin: Origin, proxy: Proxy | None) -> NoReturn:
-        if origin.scheme == "https":
-            import ssl
+        import ssl
 
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise RegistryError(
-                    f"{origin.netloc}: its certificate cannot be trusted: {error.verify_message}",
-                    hint=f'name its authority as "ca" in the configuration\'s table registry."{origin.netloc}"',
-                ) from error
-            if isinstance(error, ssl.SSLError):
-                raise UnreachableError(f"{origin.netloc}: TLS failed: {error.reason}", connected=False) from error
-        if proxy is not None and isinstance(error, OSError) and not self._aborted:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise RegistryError(
+                f"{origin.netloc}: its certificate cannot be trusted: {error.verify_message}",
+                hint=f'name its authority as "ca" in the configuration\'s table registry."{origin.netloc}"',
+            ) from error
+        if isinstance(error, ssl.SSLError):
+            raise UnreachableError(f"{origin.netloc}: TLS failed: {error.reason}", connected=False) from error
+        if proxy is not None and not isinstance(error, http.client.HTTPException) and not self._aborted:
             raise UnreachableError(
                 f"{origin.netloc}: the proxy {proxy.host}:{proxy.port} did not connect: {error}", connected=False
             ) from error
@@ -328,13 +347,13 @@ def _default_port(scheme: str) -> int:
     return 80 if scheme == "http" else 443
 
 
-def _send_body(connection: Connection, body: bytes | Body | None) -> None:
-    if isinstance(body, Body):
-        with body.open() as file:
-            while block := file.read(_BLOCK):
-                connection.send(block)
-    elif body:
+def _send_body(connection: http.client.HTTPConnection, body: bytes | Body) -> None:
+    if isinstance(body, bytes):
         connection.send(body)
+        return
+    with body.open() as file:
+        while block := file.read(_BLOCK):
+            connection.send(block)
 
 
 def _shut_down(sock: socket.socket) -> None:
