@@ -84,8 +84,6 @@ class Builder:
             raise UsageError("building takes root so far", hint="run it with sudo")
         if not os.path.isdir(self._options.context):
             raise NotFoundError(f"the build context {self._options.context} is not a folder")
-        if self._options.build_contexts:
-            raise UsageError("named build contexts are not supported yet")
         self._agents.check()
         self._check_secrets()
         self._opened.enter_context(BuildLease(self.state.locks, self._cancel))

@@ -30,6 +30,7 @@ REFUSED = frozenset(
     {
         "allow",
         "attest",
+        "build-context",
         "builder",
         "cache-from",
         "cache-to",
@@ -87,7 +88,6 @@ def _add_inputs(parser: CommandParser) -> None:
     parser.single("-f", "--file", metavar="FILE", help="the Dockerfile (default PATH/Dockerfile; - is stdin)")
     parser.single("--target", metavar="STAGE", help="the stage to build (default the last)")
     parser.repeatable("--build-arg", metavar="NAME[=VALUE]", help="set a build argument")
-    parser.repeatable("--build-context", metavar="NAME=VALUE", help="add a named context")
     parser.repeatable("--secret", metavar="SPEC", help="give steps a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE")
     parser.repeatable("--ssh", metavar="SPEC", help="give steps an SSH agent: default, NAME=SOCKET or NAME=KEY[,KEY]")
     parser.switch("--pull", help="ask the registry for every image anew")
@@ -182,7 +182,6 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
         "tags": options.tag,
         "target": options.target,
         "build_args": parse_build_args(options.build_arg, environ),
-        "build_contexts": _build_contexts(options.build_context),
         "secrets": [parse_secret(text, environ) for text in options.secret],
         "ssh": [parse_ssh(text) for text in options.ssh],
         "outputs": _outputs(options.output),
@@ -212,13 +211,6 @@ def _check_attestations(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value not in ("0", "f", "F", "false", "FALSE", "False"):
             raise UsageError(f"the flag --{name}={value} is not supported yet", hint=f"--{name}=false is")
-
-
-def _build_contexts(texts: list[str]) -> dict[str, str]:
-    for text in texts:
-        if not all(text.partition("=")):
-            raise UsageError(f"--build-context: {text!r} is no name=value pair")
-    return parse_pairs(texts, "--build-context")
 
 
 def _annotations(texts: list[str]) -> dict[str, str]:

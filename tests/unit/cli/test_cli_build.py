@@ -40,7 +40,7 @@ def test_defaults(library: FakeLibrary) -> None:
 def test_plain_values_are_handed_on(library: FakeLibrary) -> None:
     request = asked(
         library,
-        *("-f", "Other", "-t", "a", "--tag", "b:1", "--target", "prod", "--build-context", "x=docker-image://y"),
+        *("-f", "Other", "-t", "a", "--tag", "b:1", "--target", "prod"),
         *("--push", "--load", "--pull", "--label", "l=1", "--annotation", "manifest:k=v=w", "--network", "none"),
         *("--shm-size", "64m", "--ulimit", "nofile=1:2", "--jobs", "3", "--offline", "--oci-runtime", "/bin/runc"),
         *("--root", "/r", "--config", "/c", "--platform", "linux/amd64", "--provenance=false", "--sbom", "false"),
@@ -48,7 +48,6 @@ def test_plain_values_are_handed_on(library: FakeLibrary) -> None:
     assert request["file"] == "Other"
     assert request["tags"] == ["a", "b:1"]
     assert request["target"] == "prod"
-    assert request["build_contexts"] == {"x": "docker-image://y"}
     assert (request["push"], request["load"], request["pull"], request["offline"]) == (True, True, True, True)
     assert request["labels"] == {"l": "1"}
     assert request["annotations"] == {"manifest:k": "v=w"}
@@ -174,7 +173,7 @@ def test_host_ca(library: FakeLibrary, flag: str, value: str | bool) -> None:
         (("--no-cache", "--no-cache-filter", "a", "."), "exclude each other"),
         (("-q", "--progress", "plain", "."), "exclude each other"),
         (("--progress", "fancy", "."), "unknown progress mode 'fancy'"),
-        (("--build-context", "x", "."), "--build-context"),
+        (("--build-context", "x=y", "."), "the flag --build-context is not supported yet"),
         (("--annotation", "x", "."), "--annotation"),
         (("--add-host", "x", "."), "--add-host"),
     ],
