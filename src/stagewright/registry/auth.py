@@ -138,7 +138,7 @@ class Authorizer:
             form = [*query, ("scope", " ".join(wanted)), ("client_id", _CLIENT_ID), ("grant_type", "refresh_token")]
             form.append(("refresh_token", credential.identity_token))
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            response = self._http.request("POST", realm, headers, urlencode(form).encode())
+            response = self._http.request("POST", realm, headers, urlencode(form).encode(), secret_body=True)
         else:
             query += [("scope", scope) for scope in wanted]
             if credential is not None:

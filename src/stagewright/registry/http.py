@@ -144,19 +144,27 @@ class HttpClient:
         self._aborted = False
 
     def request(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | Body | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Body | None = None,
+        *,
+        secret_body: bool = False,
     ) -> Response:
         """Send a request and return the response with its body unread; redirects are followed.
 
-        An Authorization header goes only to the origin of `url`: not to another host, nor from https to http. Raises
-        UnreachableError without an answer, RegistryError for bad certificates and endless redirects, CanceledError
-        after `abort()`.
+        An Authorization header goes only to the origin of `url`: not to another host, nor from https to http. A
+        `secret_body` does not, either: such a redirect is refused. Raises UnreachableError without an answer,
+        RegistryError for bad certificates and endless redirects, CanceledError after `abort()`.
         """
         first = split_url(url)[0]
         for _ in range(_MAX_REDIRECTS + 1):
             origin, target = split_url(url)
             sent = dict(headers or {})
             if origin != first:
+                if secret_body and body is not None:
+                    raise RegistryError(f"{first.netloc} redirects a request with credentials to another host")
                 sent.pop("Authorization", None)
             response = self._send(method, url, origin, target, sent, body)
             location = response.headers.get("Location")
@@ -201,7 +209,7 @@ class HttpClient:
             raise CanceledError from error
         if isinstance(error, TimeoutError):
             reason = "timed out"
-        elif isinstance(error, socket.gaierror):
+        elif isinstance(error, socket.gaierror | UnicodeError):
             reason = "the host name cannot be resolved"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror.lower()
@@ -272,7 +280,8 @@ class HttpClient:
             self._busy.add(link)
         try:
             link.connection.connect()
-        except _BROKEN as error:
+        except (*_BROKEN, UnicodeError) as error:
+            # The socket module raises UnicodeError for what cannot be a host's name.
             self.release(link, reusable=False)
             self._raise_connect(error, origin, proxy)
         # The connection forgets its socket once a response is to be its last, and abort() must still reach it.

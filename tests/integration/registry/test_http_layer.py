@@ -99,11 +99,34 @@ def test_a_host_that_was_redirected_to_gets_no_answer_to_its_challenge(
     assert not any(authorized(registry) + authorized(thief))
 
 
+def test_an_identity_token_follows_no_redirect_to_another_host(
+    start_server: Callable[[], ScriptedServer], tmp_path: Path
+) -> None:
+    registry, thief = start_server(), start_server()
+    realm = f"{registry.url}/token"
+    registry.on("* /v2/.*", lambda handler: handler.reply(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
+    registry.on("* /token", lambda handler: handler.reply(307, Location=f"{thief.url}/token"))
+    thief.on("* .*", lambda handler: handler.reply(200, b'{"token": "t"}'))
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.address: {"identitytoken": SECRET}}}))
+    client = client_for(registry.address, DOCKER_CONFIG=str(tmp_path))
+    with pytest.raises(RegistryError, match="another host"):
+        client.resolve(ref(registry))
+    assert SECRET in registry.requests[-1].body.decode()
+    assert not thief.requests
+
+
 def test_a_circle_of_redirects_ends(server: ScriptedServer, image: Image) -> None:
     server.on("* .*", lambda handler: handler.reply(302, Location=handler.path))
     with pytest.raises(RegistryError, match="redirects more than 10 times"):
         client_for(server.address).fetch_manifest(ref(server), image.descriptor)
     assert len(server.requests) == 11
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 70}.example"])
+def test_a_host_name_that_is_none_is_unreachable(server: ScriptedServer, image: Image, host: str) -> None:
+    server.on("* .*", lambda handler: handler.reply(302, Location=f"http://{host}/"))
+    with pytest.raises(UnreachableError, match="cannot be resolved"):
+        client_for(server.address).fetch_manifest(ref(server), image.descriptor)
 
 
 @pytest.mark.parametrize(
