@@ -121,10 +121,14 @@ def _registry(folder: Path, env: Mapping[str, str], *flags: str) -> Iterator[str
 
 @contextmanager
 def _standins(scratch: Path, env: Mapping[str, str], cases: Sequence[Case]) -> Iterator[str]:
-    """The address of a registry with the stand-ins for the base images; they are built the first time."""
-    cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stagewright" / "standins"
+    """The address of a registry with the stand-ins for the base images, which are built the first time.
+
+    They are kept where the tests keep them.
+    """
+    cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    storage = Path(os.environ.get("STAGEWRIGHT_STANDINS") or cache / "stagewright" / "standins")
     names = ["busybox", *(["node"] if any(case.workload == "pull" for case in cases) else [])]
-    with _registry(scratch / "standins", env, f"--storage={cache}") as address:
+    with _registry(scratch / "standins", env, f"--storage={storage}") as address:
         command = [sys.executable, str(SCRIPTS / "standins"), f"--registry={address}"]
         subprocess.run([*command, f"--config={scratch / 'standins.toml'}", *names], env=env, check=True)
         yield address
