@@ -368,30 +368,34 @@ class Solver:
         self._submit(_lane(node.vertex), node, work)
 
     def _run_once(self, node: _Node, inputs: tuple[Result, ...]) -> Result:
-        """Run a vertex, unless another build that shares the store has just done so."""
+        """Run a vertex with its events, unless another build that shares the store has just done so."""
         canonical = node.canonical
         assert canonical is not None
-        if any(not source.exact for index, source in enumerate(inputs) if index not in node.content_inputs):
-            # The key speaks of other files than those that are used.
-            return replace(self._run_reported(node, inputs, None), exact=False)
-        with self._locks.hold(f"work/{canonical}", cancel=self._cancel):
-            known = None if node.vertex.meta.ignore_cache else self._keys.lookup(canonical)
-            if known is not None and known.result is not None:
-                node.reporter.end(cached=True)
-                return Result(known.result.snapshot)
-            return self._run_reported(node, inputs, canonical)
-
-    def _run_reported(self, node: _Node, inputs: tuple[Result, ...], canonical: str | None) -> Result:
-        """Run a vertex with its events, and record the result where it has a key."""
+        cached = False
+        # Whoever waits for another build's work sees what for.
         node.reporter.start()
         with _blamed(node):
-            result = node.runner.run(node.vertex, inputs, node.reporter)
-            if canonical is not None and result.exact:
-                names = [canonical, *node.also_known_as]
-                if node.definition is not None and all(source.exact for source in inputs):
-                    names.append(node.definition)
-                self._keys.save(names, canonical, result.snapshot, node.vertex.meta.name)
-        node.reporter.end()
+            if any(not source.exact for index, source in enumerate(inputs) if index not in node.content_inputs):
+                # The key speaks of other files than those that are used.
+                result = replace(node.runner.run(node.vertex, inputs, node.reporter), exact=False)
+            else:
+                with self._locks.hold(f"work/{canonical}", cancel=self._cancel):
+                    known = None if node.vertex.meta.ignore_cache else self._keys.lookup(canonical)
+                    if known is not None and known.result is not None:
+                        result, cached = Result(known.result.snapshot), True
+                    else:
+                        result = self._run_and_record(node, inputs, canonical)
+        node.reporter.end(cached=cached)
+        return result
+
+    def _run_and_record(self, node: _Node, inputs: tuple[Result, ...], canonical: str) -> Result:
+        """Run a vertex and record its result under all of its keys."""
+        result = node.runner.run(node.vertex, inputs, node.reporter)
+        if result.exact:
+            names = [canonical, *node.also_known_as]
+            if node.definition is not None and all(source.exact for source in inputs):
+                names.append(node.definition)
+            self._keys.save(names, canonical, result.snapshot, node.vertex.meta.name)
         return result
 
     def _end_contexts(self, nodes: Iterable[_Node]) -> None:

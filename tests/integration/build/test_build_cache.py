@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
 from harness import Build, Stagewright, StandinImages, output_of
-from workbench import Workbench
+from workbench import Workbench, wait_for
 
 APP = """
     FROM busybox
@@ -234,6 +235,32 @@ def test_two_builds_at_once_do_the_same_work_once(bench: Workbench) -> None:
         thread.join()
     assert [build.status for build in builds] == [0, 0]
     assert archives[0].read_bytes() == archives[1].read_bytes()
+
+
+def test_a_build_does_the_work_that_another_one_left_undone(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nRUN echo I am; sleep 1000\n")
+    first = bench.start()
+    wait_for(first, " I am")
+    second = bench.start()
+    wait_for(second, "RUN echo I am; sleep 1000")
+    first.kill()
+    first.communicate()
+    wait_for(second, " I am")
+    second.send_signal(signal.SIGINT)
+    second.communicate()
+    assert second.returncode == 130
+
+
+def test_a_build_that_waits_for_anothers_work_can_be_stopped(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nRUN echo I am; sleep 1000\n")
+    first = bench.start()
+    wait_for(first, " I am")
+    second = bench.start()
+    wait_for(second, "RUN echo I am; sleep 1000")
+    for process in (second, first):
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        assert process.returncode == 130
 
 
 def test_a_pruned_cache_is_built_again(bench: Workbench) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 
 import pytest
 from harness import Build
-from workbench import Workbench
+from workbench import Workbench, wait_for
 
 COUNT = "echo x >> /c/count; wc -l < /c/count"
 
@@ -145,3 +146,23 @@ def test_two_builds_at_once_exclude_each_other_from_a_locked_cache(bench: Workbe
     logs = both(bench, "locked", tries=25, leave="rm /meet/$WHO")
     assert [log.splitlines()[0] for log in logs] == ["alone", "alone"]
     assert sorted(len(log.splitlines()[1:]) for log in logs) == [1, 2]
+
+
+def test_a_step_that_waits_for_a_locked_cache_can_be_stopped(bench: Workbench) -> None:
+    mount = "--mount=type=cache,target=/c,sharing=locked"
+    bench.dockerfile(f"FROM busybox\nRUN {mount} echo I am; sleep 1000\n")
+    first = bench.start()
+    wait_for(first, " I am")
+    bench.dockerfile(f"FROM busybox\nRUN {mount} echo another one\n")
+    second = bench.start()
+    wait_for(second, "echo another one")
+    second.send_signal(signal.SIGINT)
+    assert " another one\n" not in second.communicate()[1]
+    assert second.returncode == 130
+    third = bench.start()
+    wait_for(third, "echo another one")
+    first.kill()
+    first.communicate()
+    wait_for(third, " another one")
+    third.communicate()
+    assert third.returncode == 0

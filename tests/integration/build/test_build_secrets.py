@@ -6,14 +6,13 @@ import base64
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import Build, files_holding, output_of
-from workbench import Workbench
+from workbench import Workbench, wait_for
 
 SECRET = b"correct-horse-battery-staple-4711"
 
@@ -102,12 +101,9 @@ def test_a_secret_is_on_no_disk_while_its_step_runs(bench: Workbench, secret: Pa
         RUN --mount=type=secret,id=one --mount=type=secret,id=one,env=TOKEN --mount=type=cache,target=/meet \\
             mkfifo /meet/go; echo I am; cat /meet/go; rm /meet/go
     """)
-    command = [sys.executable, "-m", "stagewright", "build", "--root", bench.stagewright.root, "--config"]
-    command += [bench.stagewright.config, "-o", "type=cacheonly", "--secret", f"id=one,src={secret}", *runtime]
-    process = subprocess.Popen([*command, "--progress=plain", bench.context], stderr=subprocess.PIPE)
-    assert process.stderr is not None
+    process = bench.start("--secret", f"id=one,src={secret}", *runtime)
     try:
-        assert any(line.endswith(b" I am\n") for line in process.stderr), "the step came so far"
+        wait_for(process, " I am")
         lines = [content for path in Path("/proc").glob("[0-9]*/cmdline") if (content := content_of(path))]
         assert leaks(bench) == []
         assert [line for line in lines if SECRET in line] == []
@@ -239,11 +235,8 @@ def test_without_the_flag_there_is_no_agent(shared_bench: Workbench, agent: Path
 def test_a_killed_build_leaves_no_agent(shared_bench: Workbench, key: Path) -> None:
     before = set(agents())
     shared_bench.dockerfile("FROM busybox\nRUN --mount=type=ssh echo I am; sleep 1000\n")
-    command = [sys.executable, "-m", "stagewright", "build", "--root", shared_bench.stagewright.root, "--config"]
-    command += [shared_bench.stagewright.config, "-o", "type=cacheonly", "--ssh", f"default={key}", "--progress=plain"]
-    process = subprocess.Popen([*command, shared_bench.context], stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    assert any(line.endswith(b" I am\n") for line in process.stderr), "the step came so far"
+    process = shared_bench.start("--ssh", f"default={key}")
+    wait_for(process, " I am")
     (agent,) = set(agents()) - before
     folder = Path(Path(f"/proc/{agent}/cmdline").read_text().split("\0")[3]).parent
     pidfd = os.pidfd_open(int(agent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from itertools import pairwise
 
 import pytest
@@ -88,6 +89,17 @@ def test_independent_stages_run_at_once(bench: Workbench) -> None:
         COPY --from=two /bin/busybox /two
     """)
     assert most_at_once(bench.build("--jobs=2"), "/meet") == 2
+
+
+def test_waiting_steps_hold_no_core(bench: Workbench) -> None:
+    # All of them wait until all of them are there.
+    count = 3 * (os.cpu_count() or 1)
+    meet = f"until [ $(ls /meet | wc -l) = {count} ]; do sleep 0.05; done"
+    mount = "--mount=type=cache,target=/meet"
+    stages = [f"FROM busybox AS s{number}\nRUN {mount} touch /meet/{number}; {meet}\n" for number in range(count)]
+    copies = [f"COPY --from=s{number} /etc/passwd /{number}\n" for number in range(count)]
+    bench.dockerfile("".join([*stages, "FROM scratch\n", *copies]))
+    assert most_at_once(bench.build(), "/meet") == count
 
 
 def test_jobs_bound_the_steps_at_once(bench: Workbench) -> None:

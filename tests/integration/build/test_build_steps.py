@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from workbench import Workbench
+from workbench import Workbench, wait_for
 
 RUNTIMES = {"native": (), "runc": ("--oci-runtime", "runc")}
 
@@ -183,11 +181,8 @@ def test_ctrl_c_kills_the_whole_tree(shared_bench: Workbench, runtime: tuple[str
         FROM busybox
         COPY --from=one / /
     """)
-    command = [sys.executable, "-m", "stagewright", "build", "--root", shared_bench.stagewright.root, "--config"]
-    command += [shared_bench.stagewright.config, "--progress=plain", *runtime, shared_bench.context]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert any(line.endswith(" I am\n") for line in process.stderr), "the step came so far"
+    process = shared_bench.start(*runtime)
+    wait_for(process, " I am")
     assert running(marker)
     process.send_signal(number)
     rest = process.communicate()[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +98,12 @@ class Workbench:
         assert "Traceback" not in build.stderr
         return "\n".join(line for line in build.stderr.splitlines() if not line.startswith("{"))
 
+    def start(self, *flags: object) -> subprocess.Popen[str]:
+        """Start a build with plain progress on its standard error, for `wait_for` and `communicate`."""
+        command = [sys.executable, "-m", "stagewright", "build", "--root", self.stagewright.root, "--config"]
+        command += [self.stagewright.config, "--progress=plain", *self._output(flags), *flags, self.context]
+        return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+
     def files(self, *flags: object, env: Mapping[str, str] | None = None) -> Files:
         """Build the context and read the result's files."""
         archive = self.scratch / "result.tar"
@@ -106,3 +114,14 @@ class Workbench:
     def _output(flags: tuple[object, ...]) -> tuple[str, ...]:
         given = {"-o", "--output", "-t", "--tag", "--push", "--load", "--iidfile"}
         return () if given.intersection(map(str, flags)) else ("-o", "type=cacheonly")
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Return when the build has printed a line that ends with the text."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.endswith(f"{text}\n"):
+            return
+    raise AssertionError(f"the build ended without {text!r}:\n{''.join(seen)}")
