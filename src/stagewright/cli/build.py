@@ -121,6 +121,10 @@ def run(options: argparse.Namespace) -> int:
 
     mode = _progress_mode(options)
     request = _request(options, os.environ)
+    if request["secrets"]:
+        from stagewright.sandbox.coredumps import forgo_core_dumps
+
+        forgo_core_dumps()
     if options.iidfile:
         _remove_stale(options.iidfile)
     display = open_display(mode, sys.stderr, expand_warnings=options.debug)

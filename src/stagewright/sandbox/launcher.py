@@ -11,7 +11,7 @@ import os
 import select
 from _socket import socket
 
-from stagewright.sandbox import kernel, leftovers, process, wire
+from stagewright.sandbox import coredumps, kernel, leftovers, process, wire
 from stagewright.sandbox.child import Child, NativeChild
 
 TYPE_CHECKING = False
@@ -63,6 +63,7 @@ class _Launcher:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         os.umask(0)
+        coredumps.forgo_core_dumps()
         _be_killable()
         gc.disable()
         gc.freeze()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from stagewright.records import dataclass
+from stagewright.records import dataclass, field
 
 DEFAULT_HOSTNAME = "buildkitsandbox"
 DEFAULT_SHM_SIZE = 64 << 20
@@ -88,7 +88,8 @@ class Step:
 
     args: tuple[str, ...]
     root: Root
-    env: tuple[str, ...] = ()
+    # It may hold secrets, which must not reach a log by way of an error message.
+    env: tuple[str, ...] = field(default=(), repr=False)
     cwd: str = "/"
     user: str = ""
     mounts: tuple[Mount, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import resource
 import stat
 import threading
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import Box, host_python, host_python_mounts
 
+from stagewright.records import replace
+from stagewright.sandbox.native import NativeRuntime
+from stagewright.sandbox.oci import OciRuntime
 from stagewright.sandbox.spec import BindMount
 
 SYSCALL = """
@@ -209,6 +213,22 @@ done
 def test_the_kernels_settings_cannot_be_written(box: Box, path: str) -> None:
     ran = box.sh(f"echo 1 2>/dev/null > {path} && echo wrote")
     assert "wrote" not in ran.out
+
+
+def test_a_crash_leaves_no_core_file_unless_one_is_asked_for(box: Box) -> None:
+    """A dump would put the step's memory, secrets and all, into the layer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if not hard:
+        pytest.skip("this machine allows no core files at all")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    runtime = NativeRuntime() if isinstance(box.runtime, NativeRuntime) else OciRuntime("runc")
+    try:
+        fresh = replace(box, runtime=runtime)
+        assert fresh.sh("ulimit -c").out == "0\n"
+        assert fresh.sh("ulimit -c", ulimits=(("core", 1024, hard),)).out == "2\n"
+    finally:
+        runtime.close()
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 @pytest.mark.parametrize("path", ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/interrupts"])

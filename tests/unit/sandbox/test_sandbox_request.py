@@ -34,6 +34,11 @@ def test_a_request_survives_the_wire() -> None:
     assert marshal.loads(marshal.dumps(built)) == built
 
 
+def test_no_repr_shows_a_secret() -> None:
+    step = replace(STEP, env=("TOKEN=hunter2",), mounts=(SecretMount("/s", b"hunter2"),))
+    assert "hunter2" not in repr(step)
+
+
 def test_hosts() -> None:
     text = hosts_file(replace(STEP, hostname="me", extra_hosts=(("a.example", "10.0.0.1"), ("b.example", "::2"))))
     assert text == (
