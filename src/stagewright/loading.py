@@ -27,6 +27,8 @@ from stagewright.snapshots.tarreader import DIRECTORY, HARD_LINK, REGULAR, SYMLI
 
 _MAX_MEMBERS = 100_000
 _MAX_NESTING = 4
+# The kernel's PATH_MAX; a compressed archive can hold names of a megabyte for next to nothing.
+_MAX_NAME = 4096
 _LINKS_FOLLOWED = 8
 _DOCUMENTS = frozenset({"manifest.json", "index.json", "oci-layout"})
 # What Docker wrote for versions before 1.10, beside all that matters.
@@ -238,6 +240,8 @@ class _Archive:
 
 def _member_name(name: bytes, base: str = "") -> str:
     """The lexical path of a member in the archive, seen from the folder `base`."""
+    if len(name) > _MAX_NAME:
+        raise IntegrityError(f"archive member {shown(name)} has too long a name")
     text = name.decode("utf-8", "surrogateescape")
     path = posixpath.normpath(posixpath.join(base, text))
     if path.startswith(("/", "../")) or path == "..":

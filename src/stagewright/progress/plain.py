@@ -19,6 +19,8 @@ from stagewright.progress.warnings import render_warnings
 
 SILENCE_S = 1.0
 MAX_WAIT_S = 5.0
+# A step that writes without end would fill the memory while it waits for its turn.
+MAX_PENDING_LINES = 10_000
 # A transfer is written again when it has come on by this share of its total, or after the longer interval.
 STATUS_SHARE = 0.05
 STATUS_MIN_INTERVAL_S = 0.5
@@ -135,6 +137,8 @@ class PlainDisplay:
     def _put(self, vertex: _Vertex, line: str) -> None:
         vertex.pending.append(line)
         self._wait(vertex)
+        if len(vertex.pending) >= MAX_PENDING_LINES:
+            self._show(vertex)
 
     def _put_lines(self, vertex: _Vertex, lines: list[tuple[float, str]]) -> None:
         for timestamp, text in lines:

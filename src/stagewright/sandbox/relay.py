@@ -6,6 +6,8 @@ import selectors
 import socket
 
 _CHUNK = 1 << 16
+# What an agent's clients need many times over; a step that opens more would use up the builder's descriptors.
+MAX_CONNECTIONS = 64
 
 
 class Relay:
@@ -30,6 +32,9 @@ class Relay:
         try:
             inner, _address = self._listener.accept()
         except OSError:
+            return
+        if len(self._pairs) >= 2 * MAX_CONNECTIONS:
+            inner.close()
             return
         outer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -2,7 +2,7 @@ import io
 
 from stagewright.errors import SourceRange, SourceText
 from stagewright.progress.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
-from stagewright.progress.plain import PlainDisplay
+from stagewright.progress.plain import MAX_PENDING_LINES, PlainDisplay
 from stagewright.records import replace
 
 
@@ -123,6 +123,17 @@ def test_an_unended_line_is_written_when_the_step_ends() -> None:
     display(LogEvent("sha256:a", 1, b"no newline", 10))
     display(replace(RUN, completed=11.0))
     assert stream.getvalue().splitlines()[1:] == ["#1 0.000 no newline", "#1 DONE 1.0s"]
+
+
+def test_what_waits_does_not_fill_the_memory() -> None:
+    display, stream, _ = make()
+    display(RUN)
+    display(LogEvent("sha256:a", 1, b"a\n", 10))
+    display(PIP)
+    display(LogEvent("sha256:b", 1, b"b\n" * (MAX_PENDING_LINES - 1), 10))
+    assert "b\n" not in stream.getvalue()
+    display(LogEvent("sha256:b", 1, b"b\n", 10))
+    assert stream.getvalue().count(" b\n") == MAX_PENDING_LINES
 
 
 def test_close_writes_what_waits() -> None:

@@ -179,6 +179,13 @@ def test_an_archive_of_both_kinds_has_the_names_of_its_docker_half(world: World)
     check_whole(world, "app:1")
 
 
+def test_a_name_longer_than_any_path_is_refused(world: World) -> None:
+    """A compressed archive could name gigabytes, and names are kept until its end."""
+    for members in ({"a" * 5000: b"x"}, {"a": link("b" * 5000)}):
+        with pytest.raises(IntegrityError, match="too long"):
+            load(world, members)  # type: ignore[arg-type]
+
+
 def test_layers_that_are_links(world: World) -> None:
     members = docker_archive(layers=(LAYERS[0],), config=config_of((LAYERS[0],) * 3))
     first = f"{0:064x}/layer.tar"
