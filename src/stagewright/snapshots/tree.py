@@ -33,22 +33,36 @@ def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.st
 
 
 def tree_size(folder: str) -> int:
-    """The bytes that a folder takes on disk; files with several names in it count once."""
+    """The bytes that a folder takes on disk; files with several names in it count once.
+
+    A running step may change a cache mount's folder meanwhile: what goes away does not count.
+    """
     total = 0
     seen: set[int] = set()
     pending = [folder]
     while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                info = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(info.st_mode):
-                    pending.append(entry.path)
-                elif info.st_nlink > 1:
-                    if info.st_ino in seen:
-                        continue
-                    seen.add(info.st_ino)
-                total += info.st_blocks * 512
+        for path, info in _infos(pending.pop()):
+            if stat.S_ISDIR(info.st_mode):
+                pending.append(path)
+            elif info.st_nlink > 1:
+                if info.st_ino in seen:
+                    continue
+                seen.add(info.st_ino)
+            total += info.st_blocks * 512
     return total
+
+
+def _infos(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """What is in a folder, as far as it stays there long enough."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    yield entry.path, entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+    except (FileNotFoundError, NotADirectoryError):
+        return
 
 
 def remove_tree(path: str) -> None:
