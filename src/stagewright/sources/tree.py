@@ -82,11 +82,9 @@ class Tree:
 
     def _link(self, path: str) -> str | None:
         try:
-            target = os.readlink(path, dir_fd=self._root)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-                return None
-            raise self._refused(path, error) from error
+            target = self._read_link(path)
+        except FileNotFoundError:
+            return None
         if self._hides(path):
             raise _hidden(path)
         return target
@@ -198,9 +196,17 @@ class Tree:
     def readlink(self, path: str) -> str:
         """What the link at a resolved path says."""
         try:
-            return os.readlink(path, dir_fd=self._root)
-        except OSError as error:
+            return self._read_link(path)
+        except FileNotFoundError as error:
             raise self._refused(path, error) from error
+
+    def _read_link(self, path: str) -> str:
+        """Raises FileNotFoundError where there is no link."""
+        handle = self._open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.readlink("", dir_fd=handle)
+        finally:
+            os.close(handle)
 
     def _open_known(self, path: str, flags: int) -> int:
         try:

@@ -46,6 +46,21 @@ def test_a_walk_is_in_order_and_follows_no_link(tmp_path: Path, root: int) -> No
     assert walked(root, top="b") == ["b/a", "b/a/y", "b/x"]
 
 
+def test_a_link_behind_a_folder_that_became_a_link_is_not_read(tmp_path: Path) -> None:
+    inside = tmp_path / "root"
+    make(tmp_path, "root/folder/link -> x", "outside/link -> secret")
+    handle = os.open(inside, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        tree = Tree(handle)
+        assert tree.readlink("folder/link") == "x"
+        (inside / "folder").rename(inside / "before")
+        (inside / "folder").symlink_to("../outside")
+        with pytest.raises(StagewrightError):
+            tree.readlink("folder/link")
+    finally:
+        os.close(handle)
+
+
 @pytest.mark.parametrize(
     ("patterns", "expected"),
     [
