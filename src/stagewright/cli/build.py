@@ -267,7 +267,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _write_file(path: str, text: str) -> None:
-    from stagewright.cli.files import writing
+    from stagewright.exporters.destination import whole_file
 
-    with writing(path) as file:
+    with whole_file(path) as file:
         file.write(text.encode())

@@ -27,9 +27,9 @@ def run(options: argparse.Namespace) -> int:
 
     store = Store(root=options.root, config=options.config)
     if options.output and options.output != "-":
-        from stagewright.cli.files import writing
+        from stagewright.exporters.destination import whole_file
 
-        with writing(options.output) as file:
+        with whole_file(options.output) as file:
             store.save(options.arguments, file, format=options.format)
         return 0
     if sys.stdout.isatty():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError, StoreError, UsageError
+from stagewright.exporters.destination import replaced
 from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import split_digest
@@ -86,8 +87,8 @@ def write_layout(
         os.makedirs(folder, exist_ok=True)
         for digest, size in content.items():
             target = os.path.join(folder, _member(digest))
-            if not (os.path.isfile(target) and os.path.getsize(target) == size):
-                os.makedirs(os.path.dirname(target), exist_ok=True)
+            if os.path.islink(target) or not (os.path.isfile(target) and os.path.getsize(target) == size):
+                _make_folders(folder, os.path.dirname(_member(digest)))
                 _copy_blob(blobs, digest, target)
             done += size
             if progress is not None:
@@ -199,22 +200,22 @@ def _write_blob(name: str, digest: str, size: int, blobs: BlobStore, sink: Chunk
     sink.write(bytes(-size % BLOCK))
 
 
+def _make_folders(top: str, path: str) -> None:
+    """Make the folders of a relative path. Raises StoreError for a link among them, which may lead anywhere."""
+    for part in path.split("/"):
+        top = os.path.join(top, part)
+        if os.path.islink(top):
+            raise StoreError(f"cannot write the OCI layout: {top} is a link")
+        os.makedirs(top, exist_ok=True)
+
+
 def _copy_blob(blobs: BlobStore, digest: str, target: str) -> None:
     import shutil
 
-    partial = f"{target}.{os.getpid()}.partial"
-    try:
-        with blobs.open(digest) as source, open(partial, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        os.replace(partial, target)
-    except BaseException:
-        if os.path.exists(partial):
-            os.unlink(partial)
-        raise
+    with blobs.open(digest) as source, replaced(target) as file:
+        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _replace(path: str, data: bytes) -> None:
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "wb") as file:
+    with replaced(path) as file:
         file.write(data)
-    os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""Where outputs go: a file that is there whole or not at all, or standard output."""
+"""Where outputs go: files that are there whole or not at all, or standard output."""
 
 from __future__ import annotations
 
@@ -23,30 +23,42 @@ def check_stream(dest: str | None, kind: str) -> None:
 
 @contextmanager
 def output_file(dest: str | None) -> Iterator[BinaryIO]:
-    """A file that is at `dest` once the block has ended, and nowhere if it has failed; standard output for "-".
-
-    What is there but no ordinary file (a device, a pipe) is written to as it is. Raises StoreError where that fails.
-    """
+    """As `whole_file`, in a folder that is made if need be; standard output for "-". Raises StoreError."""
     try:
-        if dest in (None, "", "-"):
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
-            return
-        assert dest is not None
-        if os.path.exists(dest) and not stat.S_ISREG(os.stat(dest).st_mode):
-            with open(dest, "wb") as file:
+        if dest is not None and dest not in ("", "-"):
+            os.makedirs(os.path.dirname(os.path.realpath(dest)), exist_ok=True)
+            with whole_file(dest) as file:
                 yield file
             return
-        with _aside(os.path.realpath(dest)) as file:
-            yield file
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
     except OSError as error:
         raise StoreError(f"cannot write {dest or 'standard output'}: {error.strerror or error}") from error
 
 
 @contextmanager
-def _aside(path: str) -> Iterator[BinaryIO]:
+def whole_file(path: str) -> Iterator[BinaryIO]:
+    """A file that is at `path` once the block has ended, and nowhere if it has failed.
+
+    A link is followed, and what is there but no ordinary file (a device, a pipe) is written to as it is. Raises
+    StoreError where that fails.
+    """
+    try:
+        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "wb") as file:
+                yield file
+            return
+        with replaced(os.path.realpath(path)) as file:
+            yield file
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replaced(path: str) -> Iterator[BinaryIO]:
+    """A file that takes the place of what is at `path`, a link too, once the block has ended. Raises OSError."""
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
+    # Not a name that somebody else could have put a link at, should the folder be one of everybody's.
     partial = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

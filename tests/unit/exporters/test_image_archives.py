@@ -126,6 +126,25 @@ def test_a_layout_is_not_written_over_something_else(blobs: BlobStore, tmp_path:
         write_layout([image(blobs, b"a", "a")], blobs, str(tmp_path))
 
 
+def test_no_link_leads_out_of_a_layouts_folder(blobs: BlobStore, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    made = image(blobs, b"a", "a")
+    folder = tmp_path / "layout"
+    (folder / "blobs" / "sha256").mkdir(parents=True)
+    names = ["index.json", "oci-layout", f"blobs/sha256/{made.descriptor.digest.partition(':')[2]}"]
+    for name in names[1:]:
+        (folder / name).symlink_to(victim)
+    write_layout([made], blobs, str(folder))
+    assert victim.read_text() == "untouched"
+    assert not any((folder / name).is_symlink() for name in names)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "blobs").symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="is a link"):
+        write_layout([made], blobs, str(other))
+
+
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "new" / "out.tar"
     with pytest.raises(KeyError), output_file(str(target)) as file:
