@@ -62,8 +62,15 @@ class SnapshotStore:
         self._lowers: dict[int, tuple[str, ...]] = {}
         self._locks: dict[str, int] = {}
         with self._disk():
-            for path in (self._drafts, self._trash, *self._empty):
+            for path in (self._trash, *self._empty):
                 os.makedirs(path, mode=0o755, exist_ok=True)
+            try:
+                os.mkdir(self._drafts, 0o755)
+            except FileExistsError:
+                return
+            from stagewright.snapshots.placement import spread_children
+
+            spread_children(self._drafts)
 
     def lowers(self, snapshot: int | None) -> tuple[str, ...]:
         """The absolute folders of the whole chain, topmost first; empty for scratch."""
