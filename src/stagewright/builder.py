@@ -135,6 +135,7 @@ class Builder:
         for number, exporter in enumerate(exporters):
             if isinstance(exporter, CacheOnlyExporter):
                 continue
+            services.check_canceled()
             with self._vertex(exporter.title, f"#{number}") as reporter:
                 made.append(exporter.export(exported, services, reporter))
         return made

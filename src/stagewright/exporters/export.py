@@ -151,12 +151,18 @@ class ArchiveExporter(Exporter):
         if not self._tar:
             assert self._dest is not None
             with reporter.status("copying files") as row:
-                write_layout(images, services.blobs, self._dest, row.update)
+                write_layout(images, services.blobs, self._dest, services.cancelable(row.update))
         elif self._load:
             self._into_engine(images, services, reporter)
         else:
             with reporter.status("sending tarball") as row, output_file(self._dest) as file:
-                write_archive(images, services.blobs, FileSink(file), docker=self._docker, progress=row.update)
+                write_archive(
+                    images,
+                    services.blobs,
+                    FileSink(file),
+                    docker=self._docker,
+                    progress=services.cancelable(row.update),
+                )
         return replace(made, names=tuple(str(name) for name in self._image.names))
 
     def _into_engine(self, images: Sequence[ArchiveImage], services: Services, reporter: Reporter) -> None:
@@ -166,7 +172,7 @@ class ArchiveExporter(Exporter):
         with reporter.status("sending tarball") as row:
 
             def write(sink: ChunkSink) -> None:
-                write_archive(images, services.blobs, sink, docker=True, progress=row.update)
+                write_archive(images, services.blobs, sink, docker=True, progress=services.cancelable(row.update))
 
             load(services.env, write)
 
@@ -191,7 +197,7 @@ class LocalExporter(Exporter):
         if self._split:
             dest = os.path.join(dest, str(result.platform).replace("/", "_"))
         with reporter.status("copying files") as row, services.snapshots.view(result.snapshot) as root:
-            copy_files(f"/proc/self/fd/{root}", dest, epoch=result.epoch, progress=row.update)
+            copy_files(f"/proc/self/fd/{root}", dest, epoch=result.epoch, progress=services.cancelable(row.update))
 
 
 class TarExporter(Exporter):
@@ -213,7 +219,7 @@ class TarExporter(Exporter):
             output_file(self._dest) as file,
         ):
             sink = FileSink(file)
-            write_tree(f"/proc/self/fd/{root}", sink, epoch=result.epoch, progress=row.update)
+            write_tree(f"/proc/self/fd/{root}", sink, epoch=result.epoch, progress=services.cancelable(row.update))
             sink.flush()
 
 

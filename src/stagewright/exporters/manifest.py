@@ -74,6 +74,7 @@ def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, repo
         done = 0
         blobs = []
         for snapshot in result.layers:
+            services.check_canceled()
             _bring_back(snapshot, result, services, reporter)
             blobs.append(
                 services.layers.obtain(
@@ -81,7 +82,7 @@ def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, repo
                     form.compression,
                     force=form.force_compression,
                     epoch=result.epoch if form.rewrite_timestamp else None,
-                    progress=_beyond(row, done),
+                    progress=services.cancelable(_beyond(row, done)),
                 )
             )
             done = row.current

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from stagewright.config import Config
 from stagewright.content.blobs import BlobStore
 from stagewright.content.images import ImageStore
+from stagewright.errors import CanceledError
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.platform import Platform
@@ -18,6 +19,8 @@ from stagewright.snapshots.store import SnapshotStore
 
 if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class ExportResult:
 class Services:
     """What exporters work with. `client` makes the registry client when the network is first needed.
 
-    `env` is the process's environment. `cancel` ends transfers when it is set.
+    `env` is the process's environment. `cancel` ends exports when it is set.
     """
 
     snapshots: SnapshotStore
@@ -54,6 +57,20 @@ class Services:
     env: Mapping[str, str]
     client: Callable[[], RegistryClient]
     cancel: threading.Event
+
+    def check_canceled(self) -> None:
+        """Raise CanceledError once the build is canceled."""
+        if self.cancel.is_set():
+            raise CanceledError
+
+    def cancelable(self, progress: Callable[P, None]) -> Callable[P, None]:
+        """The same callback, which ends the work that it is told of once the build is canceled."""
+
+        def report(*arguments: P.args, **options: P.kwargs) -> None:
+            self.check_canceled()
+            progress(*arguments, **options)
+
+        return report
 
 
 @dataclass(frozen=True, slots=True)

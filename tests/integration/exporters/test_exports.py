@@ -16,7 +16,7 @@ import pytest
 from harness import output_of
 
 from stagewright.config import Config
-from stagewright.errors import UsageError
+from stagewright.errors import CanceledError, UsageError
 from stagewright.exporters.export import make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.image.config import ContainerConfig, History, ImageConfig
@@ -37,6 +37,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.state = State(str(root), {})
         self.events: list[Event] = []
+        self.cancel = threading.Event()
         self.env: dict[str, str] = {}
         snapshots = self.state.snapshots
         first = snapshots.prepare(None)
@@ -79,7 +80,7 @@ class World:
             config=Config(),
             env=self.env,
             client=lambda: client,
-            cancel=threading.Event(),
+            cancel=self.cancel,
         )
         exporter = make_exporter(kind, None if dest is None else str(dest), attrs or {}, tags)
         try:
@@ -96,6 +97,19 @@ class World:
     @property
     def rows(self) -> list[str]:
         return list(dict.fromkeys(event.id for event in self.events if isinstance(event, StatusEvent)))
+
+
+@pytest.mark.parametrize("kind", ["image", "oci", "docker", "local", "tar"])
+def test_a_canceled_export_ends_and_leaves_nothing(world: World, tmp_path: Path, kind: str) -> None:
+    world.cancel.set()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    dest = {"image": None, "local": folder}.get(kind, folder / "file")
+    with pytest.raises(CanceledError):
+        world.export(kind, dest, tags=("app:1",) if kind == "image" else ())
+    assert not (folder / "file").exists()
+    assert not list(folder.glob(".*"))
+    assert not world.state.images.list()
 
 
 @pytest.fixture
