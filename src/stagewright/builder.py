@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _CANCEL_CHECK_S = 0.1
 _MAX_SECRET = 500 << 10
+_RESOLVED_AT_ONCE = 16
 _MAX_DOCKERFILE = 16 << 20
 
 
@@ -295,21 +296,21 @@ class Builder:
         )
 
     def _resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
-        """What the names mean now, all asked for at once."""
+        """What the names mean now, as good as all asked for at once."""
         results: list[ResolvedImage | BaseException | None] = [None] * len(requests)
+        waiting = iter(range(len(requests)))
 
-        def resolve(index: int) -> None:
-            request = requests[index]
-            try:
-                results[index] = self._resolve_one(request.name, request.platform)
-            except BaseException as error:
-                results[index] = error
+        def resolve() -> None:
+            for index in waiting:
+                try:
+                    results[index] = self._resolve_one(requests[index].name, requests[index].platform)
+                except BaseException as error:
+                    results[index] = error
 
-        threads = [threading.Thread(target=resolve, args=(index,)) for index in range(1, len(requests))]
+        threads = [threading.Thread(target=resolve) for _ in range(min(len(requests), _RESOLVED_AT_ONCE) - 1)]
         for thread in threads:
             thread.start()
-        if requests:
-            resolve(0)
+        resolve()
         for thread in threads:
             thread.join()
         bases = []
