@@ -201,7 +201,6 @@ class PlainDisplay:
         self._written_at = self._clock()
         self._stream.write("".join(out))
 
-
     def _add_late_lines(self, vertex: _Vertex) -> None:
         """Lines of a vertex whose end has been shown (a build check's finding): they stand alone."""
         self._stream.write("".join(f"#{vertex.index} {line}\n" for line in vertex.pending))
