@@ -131,6 +131,20 @@ class _Link:
     used: bool = False
 
 
+class _PlainConnection(http.client.HTTPConnection):
+    """A connection without TLS that looks up plain names as bytes.
+
+    Given text, the socket module loads the tables of international names first, in each build that asks a registry.
+    """
+
+    def connect(self) -> None:
+        if not self.host.isascii():
+            super().connect()
+            return
+        self.sock = socket.create_connection((self.host.encode(), self.port), self.timeout)  # type: ignore[arg-type]
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class HttpClient:
     """Sends requests for several threads at once. `tables` are the TLS settings by HOST[:PORT]; `env` names proxies."""
 
@@ -292,7 +306,7 @@ class HttpClient:
     def _connection(self, origin: Origin, proxy: Proxy | None) -> http.client.HTTPConnection:
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
         if origin.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK)
+            return _PlainConnection(host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK)
         connection = http.client.HTTPSConnection(
             host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK, context=self._context(origin)
         )
