@@ -11,6 +11,8 @@ from typing import Literal
 
 Lane = Literal["step", "file", "source"]
 _SOURCES_AT_ONCE = 8
+# Steps wait for networks, disks and locks most of their time; the kernel shares the cores among those that do not.
+_STEPS_PER_CORE = 4
 _STEPS_AT_MOST = 512
 
 
@@ -18,13 +20,13 @@ class Pool:
     """Runs callables in threads that are started when needed and used again.
 
     Three lanes are bounded apart: `file` (hashing and copying: the cores), `source` (waiting for networks) and `step`
-    (processes). A step lane of `jobs=None` takes as many steps as there are cores, and one more whenever a core has
-    been idle meanwhile: a step that waits holds no core.
+    (processes). A step lane of `jobs=None` takes four steps a core, and more of them as long as cores are idle: a step
+    that waits holds no core. On a machine that others keep busy, idle cores alone would let too few steps start.
     """
 
     def __init__(self, jobs: int | None) -> None:
         cores = len(os.sched_getaffinity(0))
-        self._limits: dict[Lane, int] = {"step": jobs or cores, "file": cores, "source": _SOURCES_AT_ONCE}
+        self._limits: dict[Lane, int] = {"step": jobs or cores * _STEPS_PER_CORE, "file": cores, "source": _SOURCES_AT_ONCE}
         self._adaptive = jobs is None
         self._extra_steps = 0
         self._running: dict[Lane, int] = {"step": 0, "file": 0, "source": 0}

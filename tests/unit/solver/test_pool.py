@@ -77,6 +77,7 @@ def test_lanes_do_not_wait_for_each_other(open_pools: list[Pool]) -> None:
 
 def test_more_steps_start_only_while_cores_are_idle(open_pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(pool_module, "_STEPS_PER_CORE", 1)
     idle = 0
     monkeypatch.setattr(pool_module._IdleMeter, "idle_cores", lambda self: idle)
     pool, gauge = Pool(None), Gauge()
@@ -98,8 +99,24 @@ def test_more_steps_start_only_while_cores_are_idle(open_pools: list[Pool], monk
     gauge.wait_done(8)
 
 
+def test_four_steps_a_core_start_however_busy_the_machine_is(
+    open_pools: list[Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(pool_module._IdleMeter, "idle_cores", lambda self: 0)
+    pool, gauge = Pool(None), Gauge()
+    open_pools.append(pool)
+    for _ in range(10):
+        pool.submit("step", gauge.task)
+    gauge.wait_running(8)
+    assert pool.crowded
+    gauge.go.set()
+    gauge.wait_done(10)
+
+
 def test_idle_cores_are_counted_from_the_first_wait_on(open_pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(pool_module, "_STEPS_PER_CORE", 1)
     meters = []
     monkeypatch.setattr(pool_module._IdleMeter, "reset", lambda self: meters.append(self))
     pool, gauge = Pool(None), Gauge()
