@@ -26,7 +26,11 @@ class Pool:
 
     def __init__(self, jobs: int | None) -> None:
         cores = len(os.sched_getaffinity(0))
-        self._limits: dict[Lane, int] = {"step": jobs or cores * _STEPS_PER_CORE, "file": cores, "source": _SOURCES_AT_ONCE}
+        self._limits: dict[Lane, int] = {
+            "step": jobs or cores * _STEPS_PER_CORE,
+            "file": cores,
+            "source": _SOURCES_AT_ONCE,
+        }
         self._adaptive = jobs is None
         self._extra_steps = 0
         self._running: dict[Lane, int] = {"step": 0, "file": 0, "source": 0}
