@@ -31,7 +31,7 @@ from stagewright.state import State
 if TYPE_CHECKING:
     from stagewright.config import Config
     from stagewright.registry.client import RegistryClient
-    from stagewright.registry.transfer import BlobProgress
+    from stagewright.registry.documents import BlobProgress
 
 _ID = pattern(r"(?:sha256:)?([0-9a-f]{6,64})")
 

@@ -1,25 +1,23 @@
-"""Whole images between a registry and the store: the right platform's manifest, its config, its layers, and back."""
+"""Whole images between a registry and the store: their documents and layers here, and all of it back."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from stagewright.content.blobs import BlobStore
-from stagewright.errors import CanceledError, IntegrityError, NotFoundError
+from stagewright.errors import CanceledError, IntegrityError
 from stagewright.image import mediatypes
-from stagewright.image.config import MAX_CONFIG_SIZE, ImageConfig
+from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Index, Manifest, parse_manifest
 from stagewright.image.platform import Platform
-from stagewright.registry.client import RegistryClient
+from stagewright.registry.documents import BlobProgress, fetch_image
 from stagewright.registry.reference import Reference
 
-T = TypeVar("T")
-
-# The blob, its bytes done, its bytes in all. Called from several threads at once.
-BlobProgress = Callable[[Descriptor, int, int], None]
+if TYPE_CHECKING:
+    from stagewright.registry.client import RegistryClient
 
 _MAX_DEPTH = 3
 _PARALLEL = 4
@@ -31,20 +29,12 @@ def pull_image(
     platform: Platform,
     store: BlobStore,
     *,
-    descriptor: Descriptor | None = None,
     progress: BlobProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> tuple[Descriptor, Manifest, ImageConfig]:
-    """Bring an image's manifest and config into `store`, and return them with the manifest's descriptor.
-
-    `descriptor` is what `ref` is known to name; without it the registry is asked. Of an index the image that `platform`
-    runs best is taken; an image that stands alone is taken whatever its platform. What the store has is not fetched.
-    Raises NotFoundError where the index has nothing for the platform, IntegrityError for documents that contradict
-    themselves, and as RegistryClient.
-    """
-    if descriptor is None:
-        descriptor = client.resolve(ref, cancel)
-    return _Puller(client, ref, store, progress, cancel).image(descriptor, platform)
+    """As `fetch_image`, for what the registry says that `ref` names now."""
+    target = client.resolve(ref, cancel)
+    return fetch_image(lambda: client, ref, target, platform, store, progress=progress, cancel=cancel)
 
 
 def fetch_layers(
@@ -97,79 +87,6 @@ def push_image(
         client.push_manifest(target, data, entry.media_type, cancel)
 
 
-class _Puller:
-    """One image on its way into the store."""
-
-    def __init__(
-        self,
-        client: RegistryClient,
-        ref: Reference,
-        store: BlobStore,
-        progress: BlobProgress | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._client = client
-        self._ref = ref
-        self._store = store
-        self._progress = progress
-        self._cancel = cancel
-
-    def image(self, descriptor: Descriptor, platform: Platform) -> tuple[Descriptor, Manifest, ImageConfig]:
-        document = self._document(descriptor)
-        if isinstance(document, Manifest):
-            return descriptor, document, self._config(document)
-        found = self._search(document, platform, _MAX_DEPTH)
-        if found is None:
-            offered = sorted({str(entry.platform) for entry in document.manifests if _is_image(entry)})
-            raise NotFoundError(
-                f"{self._ref}: no image for platform {platform}",
-                hint=f"it has images for {', '.join(offered)}" if offered else None,
-            )
-        return found
-
-    def _search(self, index: Index, platform: Platform, depth: int) -> tuple[Descriptor, Manifest, ImageConfig] | None:
-        if depth == 0:
-            raise IntegrityError(f"{self._ref}: its indexes are nested more than {_MAX_DEPTH} deep")
-        for entry in index.select(platform):
-            document = self._document(entry)
-            if isinstance(document, Index):
-                found = self._search(document, platform, depth - 1)
-                if found is not None:
-                    return found
-                continue
-            config = self._config(document)
-            # An entry that does not name its platform has it in its config.
-            if entry.platform is not None or Index((_with_platform(entry, config),)).select(platform):
-                return entry, document, config
-        return None
-
-    def _document(self, descriptor: Descriptor) -> Manifest | Index:
-        try:
-            data = self._store.read(descriptor.digest)
-        except (NotFoundError, IntegrityError):
-            data = self._client.fetch_manifest(self._ref, descriptor, self._cancel)
-            self._store.write(data)
-        return parse_manifest(data, descriptor.media_type)
-
-    def _config(self, manifest: Manifest) -> ImageConfig:
-        blob = manifest.config
-        if blob.size > MAX_CONFIG_SIZE:
-            raise IntegrityError(f"{self._ref}: image config has {blob.size} bytes, more than {MAX_CONFIG_SIZE}")
-        try:
-            data = self._store.read(blob.digest)
-        except (NotFoundError, IntegrityError):
-            self._store.delete(blob.digest)
-            report = _blob_progress(blob, self._progress, threading.Event())
-            self._client.fetch_blob(self._ref, blob, self._store, report, self._cancel)
-            data = self._store.read(blob.digest)
-        config = ImageConfig.from_bytes(data)
-        if len(config.diff_ids) != len(manifest.layers):
-            raise IntegrityError(
-                f"{self._ref}: the manifest has {len(manifest.layers)} layers, the config {len(config.diff_ids)}"
-            )
-        return config
-
-
 def _collect(
     store: BlobStore,
     descriptor: Descriptor,
@@ -192,14 +109,6 @@ def _collect(
             if blob.media_type not in mediatypes.FOREIGN_LAYERS:
                 blobs[blob.digest] = blob
     manifests[descriptor.digest] = (descriptor, data)
-
-
-def _is_image(entry: Descriptor) -> bool:
-    return entry.platform is not None and not entry.platform.is_unknown
-
-
-def _with_platform(entry: Descriptor, config: ImageConfig) -> Descriptor:
-    return Descriptor(entry.media_type, entry.digest, entry.size, platform=config.platform)
 
 
 def _blob_progress(

@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
-from stagewright.errors import CanceledError, IntegrityError, NotFoundError
-from stagewright.image import mediatypes
+from stagewright.errors import CanceledError, NotFoundError
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
-from stagewright.image.manifest import Manifest, parse_manifest
+from stagewright.image.manifest import Manifest
 from stagewright.image.platform import Platform
 from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
+from stagewright.registry.documents import fetch_image
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.reference import Reference
+from stagewright.snapshots.compress import LayerBlob
+from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.store import SnapshotStore
 
 if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
 
 _DOWNLOADS_AT_ONCE = 4
-_MAX_NESTED_INDEXES = 4
 _LOOK_INTERVAL_S = 0.1
 # Without a time for which resolutions are trusted, their age is told to the minute.
 _AGE_RESOLUTION_S = 60
@@ -38,16 +39,13 @@ _AGE_RESOLUTION_S = 60
 class ResolvedImage:
     """An image that a name means now.
 
-    `target` is what the name's tag leads to (perhaps an index), `manifest_descriptor` leads to the platform's
-    manifest, `local` tells that it came from the image store.
+    `manifest_descriptor` leads to the platform's manifest.
     """
 
     reference: Reference
-    target: Descriptor
     manifest_descriptor: Descriptor
     manifest: Manifest
     config: ImageConfig
-    local: bool = False
 
 
 class ImageSource:
@@ -74,6 +72,7 @@ class ImageSource:
         self._snapshots = snapshots
         self._images = images
         self._db = db
+        self._layers = LayerBlobs(snapshots, blobs, db)
         self._ttl_s = ttl_s
         self._offline = offline
         self._pull = pull
@@ -91,19 +90,13 @@ class ImageSource:
         reference = Reference.parse(name)
         stored = None if self._pull else self._images.get(str(reference))
         if stored is not None:
-            resolved = self._load(reference, stored, platform, cancel, local=True)
-            if resolved is not None:
-                return self._remember(resolved)
+            try:
+                return self._load(reference, stored, platform, cancel, _no_client)
+            except NotFoundError:
+                # It may hold an index of which only one platform was pulled.
+                pass
         target = self._resolve_remote(reference, reporter, cancel)
-        found = self._load(reference, target, platform, cancel, local=False)
-        if found is None:
-            raise NotFoundError(f"{name}: no image for platform {platform} in its index")
-        return self._remember(found)
-
-    def _remember(self, resolved: ResolvedImage) -> ResolvedImage:
-        with self._lock:
-            self._resolved[resolved.manifest_descriptor.digest] = resolved
-        return resolved
+        return self._load(reference, target, platform, cancel, self._online)
 
     def _resolve_remote(self, reference: Reference, reporter: Reporter, cancel: threading.Event) -> Descriptor:
         known = self._last_resolution(reference)
@@ -149,38 +142,24 @@ class ImageSource:
         return Descriptor.from_json(json.loads(rows[0][0])), float(rows[0][1])
 
     def _load(
-        self, reference: Reference, target: Descriptor, platform: Platform, cancel: threading.Event, *, local: bool
-    ) -> ResolvedImage | None:
-        """The platform's manifest and config behind a descriptor; None if the index has none for it, or the image store
-        (`local`) not all of them: it may hold an index of which only one platform was pulled."""
-        descriptor = target
-        for _ in range(_MAX_NESTED_INDEXES):
-            if local and not self._blobs.has(descriptor.digest):
-                return None
-            document = parse_manifest(self._document(reference, descriptor, cancel), descriptor.media_type)
-            if isinstance(document, Manifest):
-                if local and not self._blobs.has(document.config.digest):
-                    return None
-                config = ImageConfig.from_bytes(self._document(reference, document.config, cancel))
-                return ResolvedImage(reference, target, descriptor, document, config, local)
-            candidates = document.select(platform)
-            if not candidates:
-                return None
-            descriptor = candidates[0]
-        raise IntegrityError(f"{reference.familiar()}: indexes within indexes, more than {_MAX_NESTED_INDEXES} deep")
+        self,
+        reference: Reference,
+        target: Descriptor,
+        platform: Platform,
+        cancel: threading.Event,
+        client: Callable[[], RegistryClient],
+    ) -> ResolvedImage:
+        """The platform's manifest and config behind a descriptor."""
+        found = fetch_image(client, reference, target, platform, self._blobs, cancel=cancel)
+        resolved = ResolvedImage(reference, *found)
+        with self._lock:
+            self._resolved[resolved.manifest_descriptor.digest] = resolved
+        return resolved
 
-    def _document(self, reference: Reference, descriptor: Descriptor, cancel: threading.Event) -> bytes:
-        if self._blobs.has(descriptor.digest):
-            return self._blobs.read(descriptor.digest)
+    def _online(self) -> RegistryClient:
         if self._offline:
-            raise NotFoundError(
-                f"{reference.familiar()}: {descriptor.digest} is not here, and --offline forbids a pull"
-            )
-        if descriptor.media_type in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            self._blobs.write(self._client().fetch_manifest(reference, descriptor, cancel))
-        else:
-            self._client().fetch_blob(reference, descriptor, self._blobs, cancel=cancel)
-        return self._blobs.read(descriptor.digest)
+            raise NotFoundError("a part of the image is not here, and --offline forbids a pull")
+        return self._client()
 
     # --- its files ------------------------------------------------------------------------------------------------
 
@@ -191,10 +170,6 @@ class ImageSource:
         """
         resolved = self._resolved[manifest_digest]
         layers, diff_ids = resolved.manifest.layers, resolved.config.diff_ids
-        if len(layers) != len(diff_ids):
-            raise IntegrityError(
-                f"{resolved.reference.familiar()}: {len(layers)} layers in the manifest, {len(diff_ids)} in the config"
-            )
         chains = chain_ids(diff_ids)
         done, snapshot = len(chains), None
         while done and (snapshot := self._snapshots.by_chain(chains[done - 1])) is None:
@@ -212,12 +187,11 @@ class ImageSource:
         return snapshot
 
     def _fetch(self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
-        if self._blobs.has(layer.digest):
+        if self._blobs.has(layer.digest, layer.size):
             return
-        if self._offline:
-            raise NotFoundError(f"layer {layer.digest} is not here, and --offline forbids a pull")
+        client = self._online()
         with reporter.status(layer.digest, layer.size) as row:
-            self._client().fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
+            client.fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
 
     def _unpack(
         self,
@@ -248,12 +222,12 @@ class ImageSource:
             self._snapshots.discard(draft)
             raise
         snapshot = self._snapshots.set_chain(self._snapshots.commit(draft), chain)
-        self._db.execute(
-            "INSERT OR REPLACE INTO layer_blobs (dir, variant, media_type, digest, size, diff_id)"
-            " VALUES (?, '', ?, ?, ?, ?)",
-            (self._snapshots.dir(snapshot), layer.media_type, layer.digest, layer.size, diff_id),
-        )
+        self._layers.record_pulled(snapshot, LayerBlob(layer.media_type, layer.digest, layer.size, diff_id))
         return snapshot
+
+
+def _no_client() -> RegistryClient:
+    raise NotFoundError("a part of the image is not in the image store")
 
 
 def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:

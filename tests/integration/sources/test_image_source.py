@@ -21,7 +21,7 @@ from stagewright.errors import CanceledError, IntegrityError, NotFoundError, Reg
 from stagewright.image import mediatypes
 from stagewright.image.config import ContainerConfig, ImageConfig
 from stagewright.image.descriptor import Descriptor
-from stagewright.image.manifest import Index, Manifest
+from stagewright.image.manifest import Index, Manifest, parse_manifest
 from stagewright.image.platform import Platform, parse_platform
 from stagewright.progress.events import Event, StatusEvent, VertexEvent, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
@@ -266,8 +266,35 @@ def test_indexes_in_indexes_end(machine: Machine) -> None:
     nested = machine.registry.image(layer_of({"a": b"1"}))
     for _ in range(9):
         nested = machine.registry.index(amd64=nested)
-    with pytest.raises(IntegrityError, match="indexes within indexes"):
+    with pytest.raises(IntegrityError, match="nested more than"):
         machine.resolve(machine.source())
+
+
+def test_a_damaged_document_is_fetched_again(machine: Machine) -> None:
+    known = machine.registry.image(layer_of({"a": b"1"}))
+    machine.resolve(machine.source())
+    for digest, _ in list(machine.blobs.digests()):
+        machine.blobs.path(digest).write_bytes(b"damaged")
+    machine.registry.asked.clear()
+    assert machine.resolve(machine.source()) == known.digest
+    assert machine.registry.asked == ["resolve", "manifest", "blob"]
+
+
+def test_a_huge_config_is_not_fetched(machine: Machine) -> None:
+    config = Descriptor(mediatypes.OCI_CONFIG, digest_of(b"huge"), 1 << 40)
+    machine.registry.tag = machine.registry.put(Manifest(config, ()).to_bytes(), mediatypes.OCI_MANIFEST)
+    with pytest.raises(IntegrityError, match="more than"):
+        machine.resolve(machine.source())
+    assert "blob" not in machine.registry.asked
+
+
+@needs_root
+def test_a_blob_that_power_failed_on_is_fetched_again(machine: Machine) -> None:
+    known = machine.registry.image(layer_of({"a": b"1"}))
+    layer = parse_manifest(machine.registry.content[known.digest]).layers[0]
+    machine.blobs.write(machine.registry.content[layer.digest])
+    machine.blobs.path(layer.digest).write_bytes(b"")
+    assert machine.files(machine.pull()) == {"a": b"1"}
 
 
 @needs_root
@@ -372,8 +399,9 @@ def test_two_pulls_at_once(machine: Machine) -> None:
     machine.registry.image(layer_of({"a": b"1"}), layer_of({"b": b"2"}))
     sources = [machine.source(), machine.source()]
     digest = {machine.resolve(source) for source in sources}.pop()
-    both = threading.Barrier(2)
-    machine.registry.on_blob = lambda descriptor: both.wait(30) and None
+    # Each layer waits until both pulls ask for it.
+    both = {layer: threading.Barrier(2) for layer in machine.registry.content}
+    machine.registry.on_blob = lambda descriptor: both[descriptor.digest].wait(30) and None
     found: list[int | None] = []
     threads = [
         threading.Thread(
