@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SPECIAL_PARAMETERS = "@*#?-$!0"
 # Python's stack bounds the nesting of ${a:-${b:-...}}; nobody writes more than a few levels.
 _MAX_DEPTH = 100
+# A few lines that each double a variable would fill any memory; no process takes a variable of a tenth of this.
+_MAX_GROWTH = 4 << 20
 # What means nothing wherever it stands: no space, quote, escape or end of an operand.
 _PLAIN = pattern(rf"""[^{re.escape(SPACES)}$<'"`\\}}/]+""")
 
@@ -103,7 +105,7 @@ class _Words:
 class _Run:
     """One pass over one word."""
 
-    __slots__ = ("_at", "_depth", "_env", "_lexer", "_raw_escapes", "_source", "unset", "used")
+    __slots__ = ("_at", "_depth", "_env", "_grown", "_lexer", "_raw_escapes", "_source", "unset", "used")
 
     def __init__(self, lexer: Lexer, source: str, env: Mapping[str, str]) -> None:
         self._lexer = lexer
@@ -111,6 +113,7 @@ class _Run:
         self._env = env
         self._at = 0
         self._depth = 0
+        self._grown = 0
         self._raw_escapes = lexer.raw_escapes
         self.used: set[str] = set()
         self.unset: set[str] = set()
@@ -260,7 +263,13 @@ class _Run:
     def _lookup(self, name: str) -> str | None:
         value = self._env.get(name)
         (self.unset if value is None else self.used).add(name)
+        self._grow(len(value or ""))
         return value
+
+    def _grow(self, length: int) -> None:
+        self._grown += length
+        if self._grown > _MAX_GROWTH:
+            raise _SyntaxProblem("what is substituted is too long")
 
     def _operand(self, stop: str, raw_escapes: bool, unterminated: str = "missing '}'") -> str:
         try:
@@ -304,6 +313,7 @@ class _Run:
         value = self._lookup(name)
         if value is None and self._lexer.skip_unset:
             return f"${{{name}/{pattern}/{text}}}"
+        self._grow(len(value or "") * len(text) if every else len(text))
         return _replace(value or "", pattern, text, every)
 
 

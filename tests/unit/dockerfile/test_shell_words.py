@@ -149,6 +149,13 @@ def test_errors(word: str, message: str) -> None:
     assert caught.value.message.endswith(f": {message}")
 
 
+@pytest.mark.parametrize("word", ["$A" * 300, "${A//a/$A}", "${U:-$A$A}" * 200])
+def test_what_grows_without_bound_is_refused(word: str) -> None:
+    """A few lines that each double a variable would fill any memory."""
+    with pytest.raises(DockerfileError, match="too long"):
+        Lexer().process_word(word, {"A": "a" * 16_384})
+
+
 @pytest.mark.parametrize(
     ("word", "words"),
     [
