@@ -187,7 +187,6 @@ class _Step:
             location=run.location,
             stage=state.name or None,
             ignore_cache=state.ignore_cache,
-            command=run.original,
         )
         return Vertex(op, tuple(self._inputs), platform=str(state.platform), meta=meta)
 

@@ -148,7 +148,6 @@ def _metadata(state: StageState, instruction: ast.Instruction, name: str, *, ign
         location=instruction.location,
         stage=state.name or None,
         ignore_cache=ignore_cache and state.ignore_cache,
-        command=instruction.original,
     )
 
 

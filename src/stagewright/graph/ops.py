@@ -78,7 +78,6 @@ class ExecOp:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = 0
-    cgroup_parent: str = ""
     network: Network = "default"
     security: Security = "sandbox"
     proxy_env: tuple[str, ...] = ()
@@ -86,8 +85,7 @@ class ExecOp:
     def identity(self) -> Any:
         return [
             "exec", self.args, self.env, self.cwd, [mount.identity() for mount in self.mounts], self.user,
-            self.hostname, self.extra_hosts, self.ulimits, self.shm_size, self.cgroup_parent, self.network,
-            self.security,
+            self.hostname, self.extra_hosts, self.ulimits, self.shm_size, self.network, self.security,
         ]  # fmt: skip
 
 

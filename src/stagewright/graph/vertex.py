@@ -16,14 +16,12 @@ class Metadata:
     """What people see of a vertex; no part of its digest.
 
     `name` is the display name, `[build 2/4] RUN ...` with its prefix. `ignore_cache` runs it whatever is cached.
-    `command` is the instruction alone, as it is shown when it fails.
     """
 
     name: str = ""
     location: SourceRange | None = None
     stage: str | None = None
     ignore_cache: bool = False
-    command: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

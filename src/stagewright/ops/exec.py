@@ -106,7 +106,6 @@ class ExecRunner:
             ulimits=op.ulimits,
             shm_size=op.shm_size or spec.DEFAULT_SHM_SIZE,
             host_ca=self._worker.host_ca,
-            cgroup_parent=op.cgroup_parent or None,
         )
         tail = _Tail()
 

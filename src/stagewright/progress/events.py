@@ -18,7 +18,7 @@ class VertexEvent:
 
     The same digest is sent again whenever a field changes; the newest event is the whole truth about the vertex.
     `started` and `completed` are None until then. `cached` means that its result came from the cache.
-    `stage` and `stage_position`/`stage_total` are the pieces of the `[build 2/4]` prefix that `name` begins with.
+    `stage` is the stage's name in the `[build 2/4]` prefix that `name` begins with.
     """
 
     digest: str

@@ -16,9 +16,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-MS_RDONLY = 0x1
 MS_REC = 0x4000
-MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
@@ -28,14 +26,12 @@ MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
 
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
-_AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _CLOEXEC = os.O_CLOEXEC
 _FSCONFIG_SET_FLAG = 0
@@ -135,12 +131,11 @@ class _MountAttr(ctypes.Structure):
     _fields_ = (("set", c_uint64), ("clear", c_uint64), ("propagation", c_uint64), ("userns_fd", c_uint64))
 
 
-def mount_setattr(mount_fd: int, attributes: int, *, recursive: bool = False) -> None:
+def mount_setattr(mount_fd: int, attributes: int) -> None:
     """Add MOUNT_ATTR_* attributes to a mount."""
     attr = _MountAttr(attributes, 0, 0, 0)
-    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
-    size = c_size_t(ctypes.sizeof(attr))
-    _call("mount_setattr", _MOUNT_SETATTR, c_int(mount_fd), c_char_p(b""), c_uint(flags), ctypes.byref(attr), size)
+    flags, size = c_uint(_AT_EMPTY_PATH), c_size_t(ctypes.sizeof(attr))
+    _call("mount_setattr", _MOUNT_SETATTR, c_int(mount_fd), c_char_p(b""), flags, ctypes.byref(attr), size)
 
 
 def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int = 0) -> int:

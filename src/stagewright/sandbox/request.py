@@ -37,8 +37,6 @@ def build_request(step: Step) -> dict[str, Any]:
     """
     if not step.args:
         raise SandboxError("the step has no program to run")
-    if step.cgroup_parent is not None:
-        raise SandboxError("a parent control group is not supported")
     if not step.cwd.startswith("/"):
         raise SandboxError(f"the working directory {step.cwd!r} is not an absolute path")
     mounts = [

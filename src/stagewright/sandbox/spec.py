@@ -83,7 +83,7 @@ class Step:
     `args[0]` is looked up in the PATH of `env` unless it holds a slash. `env` is `KEY=VALUE` strings, the last one of
     a key counts. `user` is what Dockerfile's USER takes. `extra_hosts` are (name, IP address) pairs, `ulimits` (name
     as in `nofile`, soft, hard; -1 for unlimited), `shm_size` bytes. `host_ca` is the path of a file with CA
-    certificates that the step trusts. `cgroup_parent` is a control group's path below the mount of cgroup v2.
+    certificates that the step trusts.
     """
 
     args: tuple[str, ...]
@@ -100,7 +100,6 @@ class Step:
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = DEFAULT_SHM_SIZE
     host_ca: str | None = None
-    cgroup_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,4 +22,4 @@ def test_overlayfs_is_tried_and_leaves_nothing() -> None:
     (overlay,) = [fact for fact in probe() if fact.name == "overlayfs"]
     assert overlay.missing is None
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        assert "stagewright" not in file.read()
+        assert "stagewright-probe" not in file.read()

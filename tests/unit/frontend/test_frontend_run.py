@@ -134,7 +134,7 @@ def test_bind_from_a_stage_and_an_image() -> None:
     text = "FROM a AS x\nRUN one\nFROM b\nRUN --mount=from=x,source=/s,target=/t --mount=from=c,target=/u two"
     vertex = run_vertex(text)
     assert [mount.input for mount in last_exec(build(text)).mounts] == [0, 1, 2]
-    assert [source.meta.command for source in vertex.inputs[1:2]] == ["RUN one"]
+    assert [source.meta.name for source in vertex.inputs[1:2]] == ["[x 2/2] RUN one"]
     assert vertex.inputs[2].meta.name.startswith("FROM docker.io/library/c")
 
 
