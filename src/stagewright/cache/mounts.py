@@ -76,7 +76,9 @@ class CacheMounts:
     def _new_folder(self, identity: str, create: Callable[[str], None]) -> str:
         name = os.urandom(8).hex()
         folder = self._root / name
-        folder.mkdir(parents=True)
+        # Whatever the mode of the state directory: other users must not come by setuid programs of steps.
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir()
         create(str(folder))
         now = time.time()
         self._db.execute(

@@ -62,6 +62,8 @@ class SnapshotStore:
         self._lowers: dict[int, tuple[str, ...]] = {}
         self._locks: dict[str, int] = {}
         with self._disk():
+            # Whatever the mode of the state directory: other users must not come by setuid programs of images.
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
             for path in (self._trash, *self._empty):
                 os.makedirs(path, mode=0o755, exist_ok=True)
             try:

@@ -104,6 +104,7 @@ class StatIndex(FileDigests):
                     file.write(_FORMAT + crc32(data).to_bytes(4, "big") + data)
                 os.replace(temporary, self._path)
             except OSError as error:
+                _unlink(temporary)
                 raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
             self._changed = False
 
@@ -118,6 +119,13 @@ class StatIndex(FileDigests):
             return {}
         loaded: dict[str, tuple[_Stamp, bytes]] = marshal.loads(data)  # noqa: S302 - the state directory is our own
         return loaded
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # It was never made.
+        return
 
 
 def _stamp(info: os.stat_result) -> _Stamp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from stagewright.cache.mounts import CacheMounts
 from stagewright.content.db import Database
 from stagewright.errors import CanceledError
 from stagewright.graph.ops import Sharing
+from stagewright.snapshots.store import SnapshotStore
 
 
 class Mounts(CacheMounts):
@@ -34,6 +36,14 @@ def mounts(tmp_path: Path) -> Iterator[Mounts]:
     made = Mounts(tmp_path)
     yield made
     made.db.close()
+
+
+def test_the_folders_are_their_owners_alone(mounts: Mounts, tmp_path: Path) -> None:
+    """A state directory that was there before Stagewright may be open to all."""
+    tmp_path.chmod(0o755)
+    mounts.get("a")
+    SnapshotStore(tmp_path / "snapshots", mounts.db)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("mounts", "snapshots")] == [0o700, 0o700]
 
 
 def test_a_folder_is_made_once(mounts: Mounts) -> None:

@@ -210,6 +210,17 @@ def test_an_index_that_cannot_be_written(context: Context) -> None:
         index.save()
 
 
+@pytest.mark.usefixtures("later")
+def test_an_index_that_cannot_be_replaced_leaves_no_other(context: Context) -> None:
+    context.path.mkdir(parents=True)
+    context.write("f", "x")
+    index = StatIndex(context.path)
+    context.digest(index, "f")
+    with pytest.raises(StoreError, match="cannot write"):
+        index.save()
+    assert os.listdir(context.path.parent) == [context.path.name]
+
+
 def test_bytes_that_were_read_are_told(context: Context) -> None:
     context.write("a", "12345")
     context.write("b", "123")
