@@ -42,7 +42,9 @@ def processes_with(text: str) -> list[int]:
 def mounts() -> list[str]:
     """The mounts that have to do with the tests or their subject; other programs of the machine mount and unmount."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        return [line.split(" ", 3)[3] for line in file if "pytest-of-" in line or "stagewright" in line]
+        lines = [line.split(" ", 3)[3] for line in file if "pytest-of-" in line or "stagewright" in line]
+    # A benchmark of other builders has mounts of theirs.
+    return [line for line in lines if "stagewright-bench-" not in line]
 
 
 def children() -> list[str]:
@@ -66,7 +68,8 @@ def test_many_steps_leave_nothing(box: Box) -> None:
     for number in range(count):
         assert box.sh(f"exit {number % 2}", root=root).code == number % 2
     assert (len(os.listdir("/proc/self/fd")), children(), mounts(), threading.active_count()) == before
-    assert groups_of_steps() == []
+    if isinstance(box.runtime, OciRuntime):
+        assert [path for path in groups_of_steps() if path.parent.name == box.runtime._cgroup] == []
 
 
 def test_failed_starts_leave_nothing(box: Box) -> None:
