@@ -36,7 +36,8 @@ _UNWANTED = ("STAGEWRIGHT_", "DOCKER_", "BUILDKIT_", "BUILDAH_", "PYTHONDONTWRIT
 def main() -> int:
     """Run the command line and return the process's exit status."""
     options = _parse()
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     env = {name: value for name, value in os.environ.items() if not name.startswith(_UNWANTED)}
     cases = [case for case in CASES if case.name in options.cases]
     with ExitStack() as stack:
