@@ -21,9 +21,9 @@ sys.exit(status)
 # What a build imports of the standard library where all is cached, and with it what those modules import. Each name
 # here is paid for by every build: before one is added, see whether its user can import it where it is needed.
 LIBRARY = (
-    "argparse, atexit, base64, binascii, collections.abc, contextlib, ctypes, encodings.idna, errno, fcntl, functools, "
-    "gc, hashlib, http.client, importlib, ipaddress, json, locale, pathlib, queue, re, select, signal, socket, "
-    "sqlite3, struct, threading, tomllib, typing, urllib.parse"
+    "argparse, atexit, base64, binascii, collections.abc, contextlib, ctypes, errno, fcntl, functools, gc, hashlib, "
+    "http.client, importlib, ipaddress, json, locale, pathlib, queue, re, select, signal, socket, sqlite3, struct, "
+    "threading, tomllib, typing, urllib.parse"
 )
 # Rooms and modules of our own that only a build that runs, pulls, unpacks, packs or pushes something needs.
 UNNEEDED = (
