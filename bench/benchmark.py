@@ -174,7 +174,8 @@ class _Bench:
             print(report.line(rows[-1], builders), flush=True)
             if case.workload not in [later.workload for later in cases[number + 1 :]]:
                 shutil.rmtree(self._folder / case.workload)
-        print("", *(report.memory_lines(rows, builders) if weigh else ()), *report.claim_lines(rows), sep="\n")
+        for text in [*(report.memory_lines(rows, builders) if weigh else ()), *report.claim_lines(rows)]:
+            print(text)
         for error in report.errors(rows):
             print(f"\n{error}", file=sys.stderr)
         return rows
@@ -200,11 +201,13 @@ def _write_results(folder: Path, document: Mapping[str, object], rows: Sequence[
     folder.mkdir(parents=True, exist_ok=True)
     name = str(document["date"])[:19].replace(":", "")
     (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-    versions = document["versions"]
-    assert isinstance(versions, dict)
-    title = ", ".join(f"{tool} {version}" for tool, version in versions.items())
-    (folder / f"{name}.svg").write_text(chart.draw(rows, title))
-    print(f"written: {folder}/{name}.json and .svg")
+    print(f"written: {folder}/{name}.json")
+    if rows:
+        versions = document["versions"]
+        assert isinstance(versions, dict)
+        title = ", ".join(f"{tool} {version}" for tool, version in versions.items())
+        (folder / f"{name}.svg").write_text(chart.draw(rows, title))
+        print(f"written: {folder}/{name}.svg")
 
 
 if __name__ == "__main__":

@@ -38,12 +38,10 @@ def memory_lines(rows: Sequence[Row], builders: Sequence[str]) -> list[str]:
 
 
 def growth_line(growth: Growth, small: Row, large: Row) -> str:
-    """How many times longer ten times as much takes, for each builder."""
-    cells = []
-    for name in small.builders:
-        if name in large.builders:
-            factor = _ratio(large.builders[name], small.builders[name])
-            cells.append(f"{name} {factor} ({_seconds(small.builders[name])} -> {_seconds(large.builders[name])})")
+    """How many times longer ten times as much takes: the floor, and each builder."""
+    pairs = [("floor", small.floor, large.floor)]
+    pairs += [(name, small.builders[name], large.builders[name]) for name in small.builders if name in large.builders]
+    cells = [f"{name} {_ratio(more, less)} ({_seconds(less)} -> {_seconds(more)})" for name, less, more in pairs]
     return f"{growth.name:<16} ten times as much takes, times longer: {', '.join(cells)}"
 
 

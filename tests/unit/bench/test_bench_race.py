@@ -9,7 +9,7 @@ import chart
 import pytest
 import report
 from builders import Builder, BuilderError, Wish
-from cases import CASES, Case
+from cases import CASES, GROWTHS, Case
 from race import Race, Row, Times
 
 
@@ -131,6 +131,14 @@ def test_claims_are_held_against_what_was_measured() -> None:
         "1.200 s, NOT below 1 s",
         "not measured",
     ]
+
+
+def test_growth_is_that_of_the_floor_and_of_each_builder() -> None:
+    small = row_of(case(), 0.5, stagewright=1.0, docker=4.0)
+    large = row_of(case(), 5.0, stagewright=20.0)
+    line = report.growth_line(GROWTHS[0], small, large)
+    assert "floor 10.00 (0.500 s -> 5.000 s), stagewright 20.00 (1.000 s -> 20.000 s)" in line
+    assert "docker" not in line
 
 
 def test_a_chart_has_a_bar_for_each_builder_that_did_not_fail() -> None:
