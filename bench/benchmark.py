@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import chart
 import machine
@@ -203,11 +203,16 @@ def _write_results(folder: Path, document: Mapping[str, object], rows: Sequence[
     (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     print(f"written: {folder}/{name}.json")
     if rows:
-        versions = document["versions"]
-        assert isinstance(versions, dict)
-        title = ", ".join(f"{tool} {version}" for tool, version in versions.items())
-        (folder / f"{name}.svg").write_text(chart.draw(rows, title))
+        (folder / f"{name}.svg").write_text(chart.draw(rows, *_titles(document)))
         print(f"written: {folder}/{name}.svg")
+
+
+def _titles(document: Mapping[str, Any]) -> tuple[str, str]:
+    """What was raced, and where and when."""
+    facts = document["machine"]
+    what = ", ".join(f"{builder} {version}" for builder, version in document["versions"].items())
+    where = f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, {facts['file_system']}"
+    return what, f"{document['date'][:10]}: {where}, Linux {facts['kernel']}, Python {facts['python']}"
 
 
 if __name__ == "__main__":

@@ -16,11 +16,14 @@ _TITLE_HEIGHT = 26
 _BAR_HEIGHT = 16
 _BAR_STEP = 20
 _GAP = 12
-_TOP = 56
+_TOP = 74
 
 
-def draw(rows: Sequence[Row], title: str) -> str:
-    """An SVG document: for each case a bar a builder, and a black line where the floor is."""
+def draw(rows: Sequence[Row], title: str, where: str) -> str:
+    """An SVG document: for each case a bar a builder, and a black line where the floor is.
+
+    `title` says what was raced and `where` on which machine, and when.
+    """
     parts: list[str] = []
     top = _TOP
     for row in rows:
@@ -33,8 +36,9 @@ def draw(rows: Sequence[Row], title: str) -> str:
     )
     background = f'<rect width="{_WIDTH}" height="{top}" fill="#ffffff"/>'
     heading = _text(16, 24, title, size=16, weight="bold")
-    legend = _text(16, 44, "Seconds, median. Shorter is better. The black line is the floor: plain system commands.")
-    return "\n".join([head, background, heading, legend, *parts, "</svg>"]) + "\n"
+    machine = _text(16, 44, where)
+    legend = _text(16, 62, "Seconds, median. Shorter is better. The black line is the floor: plain system commands.")
+    return "\n".join([head, background, heading, machine, legend, *parts, "</svg>"]) + "\n"
 
 
 def _panel(row: Row, top: int) -> tuple[list[str], int]:

@@ -146,7 +146,7 @@ def test_a_chart_has_a_bar_for_each_builder_that_did_not_fail() -> None:
         row_of(case(what="<a & b>"), 0.5, stagewright=1.0, docker=4.0),
         Row(case(), Times(error="no"), {"buildah": Times(error="no")}),
     ]
-    root = ElementTree.fromstring(chart.draw(rows, "title"))
+    root = ElementTree.fromstring(chart.draw(rows, "title", "where"))
     shapes = [element.tag.rpartition("}")[2] for element in root]
     assert (shapes.count("rect"), shapes.count("line")) == (1 + 2, 1)
     assert any(element.text == "case: <a & b>" for element in root)
