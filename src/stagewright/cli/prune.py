@@ -23,8 +23,11 @@ def run(options: argparse.Namespace) -> int:
     from stagewright.api import Store
 
     if not options.force and sys.stdin.isatty():
-        what = "the whole build cache" if options.all else "all build cache that is not in use"
-        answer = input(f"This removes {what}. Continue? [y/N] ")
+        what = "the whole build cache" if options.all else "what neither an image nor the build cache needs"
+        try:
+            answer = input(f"This removes {what}. Continue? [y/N] ")
+        except EOFError:
+            answer = ""
         if answer.strip().lower() not in ("y", "yes"):
             return 0
     report = Store(root=options.root, config=options.config).prune(all=options.all)

@@ -81,13 +81,14 @@ def test_failed_starts_leave_nothing(box: Box) -> None:
 
 
 def test_the_launchers_memory_does_not_keep_steps(box: Box) -> None:
+    box.sh("true")
     (launcher,) = [pid for pid in children() if len(os.listdir(f"/proc/{pid}/task/{pid}")) and is_ours(pid, box)]
     inner = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()[0]
-    box.sh("true")
     before = len(os.listdir(f"/proc/{inner}/fd"))
     for _ in range(5):
         box.sh("true")
-    assert len(os.listdir(f"/proc/{inner}/fd")) == before
+    # The socket of a step is closed a moment after its result was sent.
+    assert len(os.listdir(f"/proc/{inner}/fd")) <= before + 1
 
 
 def is_ours(pid: str, box: Box) -> bool:

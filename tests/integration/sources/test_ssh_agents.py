@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -118,6 +119,8 @@ def test_an_agent_ends_with_a_killed_build(key: str) -> None:
             client.settimeout(60)
             client.connect(agent)
             build.kill()
-            assert client.recv(1) == b""
+            # An agent that ends before it accepted the connection resets it.
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
     # What watches over the agent removes the folder, too, in its own time.
     shutil.rmtree(os.path.dirname(agent), ignore_errors=True)
