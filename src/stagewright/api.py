@@ -80,7 +80,8 @@ def build(
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
     """
-    from stagewright.builder import run_build
+    from stagewright.door import passage
+    from stagewright.state import default_root
 
     options = BuildOptions(
         context=os.fspath(context),
@@ -106,7 +107,11 @@ def build(
         offline=offline,
         oci_runtime=oci_runtime,
         host_ca=host_ca,
-        root=None if root is None else os.fspath(root),
+        # Behind the door the user is another one, with other defaults.
+        root=default_root(os.environ) if root is None else os.fspath(root),
         config=None if config is None else os.fspath(config),
     )
-    return run_build(options, on_event, cancel or threading.Event(), os.environ)
+    result: BuildResult = passage.call(
+        "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel or threading.Event()
+    )
+    return result

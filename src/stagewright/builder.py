@@ -81,8 +81,6 @@ class Builder:
 
     def build(self) -> tuple[Plan, Result]:
         """Build up to the result. Raises StagewrightError."""
-        if os.geteuid() != 0:
-            raise UsageError("building takes root so far", hint="run it with sudo")
         if not os.path.isdir(self._options.context):
             raise NotFoundError(f"the build context {self._options.context} is not a folder")
         self._agents.check()
@@ -370,7 +368,7 @@ def _read_file(path: str, what: str) -> bytes:
     return data
 
 
-def run_build(options: BuildOptions, sink: Sink | None, cancel: threading.Event, env: Mapping[str, str]) -> BuildResult:
+def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:
     """Run one build to its end, outputs included. Raises StagewrightError."""
     emitter = Emitter(sink)
     exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]

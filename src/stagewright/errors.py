@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stagewright.records import dataclass, field
 
 
@@ -48,6 +50,10 @@ class StagewrightError(Exception):
         self.location = location
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors travel between processes; the inherited way calls the class with the message alone.
+        return _restore, (type(self), self.args, self.__dict__)
+
     def render(self) -> str:
         """The whole text for a terminal: place, message, hint and the lines of the source."""
         parts = []
@@ -62,6 +68,12 @@ class StagewrightError(Exception):
             parts.append(self.location.excerpt())
             parts.append("-" * 20)
         return "\n".join(parts)
+
+
+def _restore(kind: type[StagewrightError], args: tuple[Any, ...], values: dict[str, Any]) -> StagewrightError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(values)
+    return error
 
 
 class UsageError(StagewrightError):
@@ -86,6 +98,13 @@ class IntegrityError(StagewrightError):
 
 class SandboxError(StagewrightError):
     """A step could not be started, or this machine lacks something that it needs."""
+
+
+class PrivilegeNeededError(SandboxError):
+    """What was asked for takes root, or a user namespace of which this process is root."""
+
+    def __init__(self, message: str = "this takes root or a user namespace", *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
 
 
 class StoreError(StagewrightError):

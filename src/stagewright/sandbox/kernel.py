@@ -13,6 +13,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
@@ -32,6 +33,7 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _CLOEXEC = os.O_CLOEXEC
 _FSCONFIG_SET_FLAG = 0
@@ -114,6 +116,12 @@ def open_tree_at(path: str) -> int:
     return open_tree(_AT_FDCWD, path)
 
 
+def open_whole_tree_at(path: str) -> int:
+    """The same with all mounts inside it, without which a user namespace gets no copy of the machine's mounts."""
+    flags = _OPEN_TREE_CLONE | _CLOEXEC | _AT_RECURSIVE
+    return _call("open_tree", _OPEN_TREE, c_int(_AT_FDCWD), c_char_p(os.fsencode(path)), c_uint(flags))
+
+
 def move_mount(mount_fd: int, target_fd: int) -> None:
     """Attach the detached mount `mount_fd` upon what `target_fd` refers to."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
@@ -131,10 +139,11 @@ class _MountAttr(ctypes.Structure):
     _fields_ = (("set", c_uint64), ("clear", c_uint64), ("propagation", c_uint64), ("userns_fd", c_uint64))
 
 
-def mount_setattr(mount_fd: int, attributes: int) -> None:
-    """Add MOUNT_ATTR_* attributes to a mount."""
+def mount_setattr(mount_fd: int, attributes: int, *, whole_tree: bool = False) -> None:
+    """Add MOUNT_ATTR_* attributes to a mount, or to all mounts of a tree."""
     attr = _MountAttr(attributes, 0, 0, 0)
-    flags, size = c_uint(_AT_EMPTY_PATH), c_size_t(ctypes.sizeof(attr))
+    flags = c_uint(_AT_EMPTY_PATH | (_AT_RECURSIVE if whole_tree else 0))
+    size = c_size_t(ctypes.sizeof(attr))
     _call("mount_setattr", _MOUNT_SETATTR, c_int(mount_fd), c_char_p(b""), flags, ctypes.byref(attr), size)
 
 

@@ -12,6 +12,7 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
+from stagewright import privilege
 from stagewright.sandbox import kernel, paths, wire
 from stagewright.sandbox.stubs import StubRecorder
 
@@ -51,7 +52,7 @@ _TTY_GROUP = "5"
 _DEV_SIZE = str(64 << 20)
 
 # Layers are packed from the upper directory, which must hold whole files and no references to lower layers.
-_OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"))
+_OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
 _FSCONFIG_MAX = 255
 
 _EMPTY_DIRECTORY, _EMPTY_FILE = "directory", "file"
@@ -87,7 +88,9 @@ class FileSystem:
             return fd
         if upper is None and len(lowers) == 1:
             lowers = [*lowers, empty]
-        rest = list(_OVERLAY_OPTIONS)
+        rest: list[tuple[str, str | None]] = list(_OVERLAY_OPTIONS)
+        if privilege.in_user_namespace():
+            rest.append(("userxattr", None))
         held: list[int] = []
         try:
             if upper is not None and work is not None:
@@ -116,7 +119,7 @@ class FileSystem:
         self._attach_in(self._stage, os.dup(mount), name)
         return name
 
-    def _overlay_by_links(self, lowers: list[str], options: list[tuple[str, str]]) -> int:
+    def _overlay_by_links(self, lowers: list[str], options: list[tuple[str, str | None]]) -> int:
         """For kernels before 6.8, which take all lower directories in one page: give them names of few characters."""
         links, target = self.stage_name(), self.stage_name()
         stage = f"/proc/self/fd/{self._stage}"
@@ -124,7 +127,7 @@ class FileSystem:
         os.mkdir(target, dir_fd=self._stage)
         for number, lower in enumerate(lowers):
             os.symlink(lower, f"{stage}/{links}/{number}")
-        data = ",".join(f"{key}={_escaped(value)}" for key, value in options)
+        data = ",".join(key if value is None else f"{key}={_escaped(value)}" for key, value in options)
         os.chdir(f"{stage}/{links}")
         lowerdir = ":".join(str(number) for number in range(len(lowers)))
         kernel.mount("overlay", f"{stage}/{target}", "overlay", 0, f"lowerdir={lowerdir},{data}")
@@ -136,9 +139,9 @@ class FileSystem:
         proc = kernel.new_filesystem("proc", [], _LOCKED)
         self._attach(proc, "/proc", paths.DIRECTORY)
         sys_attributes = _LOCKED if self._insecure else _LOCKED | _READONLY
-        sysfs = kernel.new_filesystem("sysfs", [], sys_attributes)
+        sysfs, is_new = _sysfs(sys_attributes)
         self._attach(sysfs, "/sys", paths.DIRECTORY)
-        if is_cgroup2("/sys/fs/cgroup"):
+        if is_new and is_cgroup2("/sys/fs/cgroup"):
             cgroup = kernel.new_filesystem("cgroup2", [], sys_attributes)
             self._attach_in(sysfs, cgroup, "fs/cgroup")
         self._mount_dev(shm_size)
@@ -158,9 +161,15 @@ class FileSystem:
         nodes = kernel.new_filesystem("tmpfs", [("mode", "755"), ("size", "64k")], _NOSUID | _NOEXEC)
         self.put_on_stage(nodes)
         for name, major, minor in _DEVICES:
-            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=nodes)
             os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=dev))
-            self._attach_in(dev, kernel.open_tree(nodes, name), name)
+            if privilege.in_user_namespace():
+                # Nobody makes nodes there. The machine's own have the same numbers.
+                node = kernel.open_tree_at(f"/dev/{name}")
+                kernel.mount_setattr(node, _NOSUID | _NOEXEC)
+            else:
+                os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=nodes)
+                node = kernel.open_tree(nodes, name)
+            self._attach_in(dev, node, name)
         if self._insecure:
             self._bind_host_devices(dev)
         for name, link in _DEVICE_LINKS:
@@ -318,6 +327,20 @@ class FileSystem:
         while not os.path.samestat(os.stat("/.."), os.fstat(self.root_fd)):
             kernel.unmount(".", kernel.MNT_DETACH)
         os.chdir("/")
+
+
+def _sysfs(attributes: int) -> tuple[int, bool]:
+    """A detached mount of /sys, and whether it is a new one.
+
+    A new one shows the network namespace that the step is in, and takes privilege over it. A user namespace on the
+    machine's network has none: it gets the machine's own, with what is mounted inside.
+    """
+    try:
+        return kernel.new_filesystem("sysfs", [], attributes), True
+    except PermissionError:
+        machine = kernel.open_whole_tree_at("/sys")
+        kernel.mount_setattr(machine, attributes, whole_tree=True)
+        return machine, False
 
 
 def _memory_filesystem() -> int:

@@ -10,6 +10,7 @@ import errno
 import os
 from functools import cache
 
+from stagewright import privilege
 from stagewright.errors import StoreError
 from stagewright.snapshots import syscalls
 
@@ -24,16 +25,9 @@ _OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
 
 
 @cache
-def in_user_namespace() -> bool:
-    """Whether this process lives in a user namespace other than the machine's first one."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
-
-
-@cache
 def xattr_prefix() -> str:
     """What the names of overlayfs's own extended attributes begin with: `trusted.` takes privilege on the machine."""
-    return "user.overlay." if in_user_namespace() else "trusted.overlay."
+    return "user.overlay." if privilege.in_user_namespace() else "trusted.overlay."
 
 
 def is_overlay_xattr(name: str) -> bool:
@@ -111,7 +105,7 @@ def _mount_by_descriptor(
     try:
         for key, value in options:
             syscalls.fsconfig_string(fd, key, value)
-        if in_user_namespace():
+        if privilege.in_user_namespace():
             syscalls.fsconfig_flag(fd, "userxattr")
         for lower in lowers:
             syscalls.fsconfig_string(fd, "lowerdir+", lower)
@@ -139,7 +133,7 @@ def _mount_by_string(
 
     base = os.path.dirname(lowers[0])
     parts = [f"{key}={value}" for key, value in options]
-    if in_user_namespace():
+    if privilege.in_user_namespace():
         parts.append("userxattr")
     parts.append("lowerdir=" + ":".join(os.path.relpath(lower, base) for lower in lowers))
     if upper is not None and work is not None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stagewright import privilege
 from stagewright.content.db import Database
 from stagewright.errors import NotFoundError, StoreError
 from stagewright.records import dataclass
@@ -95,6 +96,7 @@ class SnapshotStore:
 
     def prepare(self, parent: int | None) -> Draft:
         """A new draft on `parent`, locked for this process until it is committed or discarded."""
+        privilege.require()
         lowers = self.lowers(parent)
         with self._disk():
             path, lock = self._locked_folder()
@@ -135,6 +137,7 @@ class SnapshotStore:
     @contextmanager
     def view(self, snapshot: int | None) -> Iterator[int]:
         """The read-only merged root of a snapshot, as a directory descriptor that is valid within the block."""
+        privilege.require()
         with _opened(overlay.mount(self.lowers(snapshot) + self._empty)) as root:
             yield root
 
@@ -213,6 +216,7 @@ class SnapshotStore:
         row = self.row(snapshot)
         if row.size is not None:
             return row.size
+        privilege.require()
         with self._disk():
             size = tree_size(os.path.join(self._root, row.dir))
         self._db.execute("UPDATE snapshots SET size = ? WHERE dir = ?", (size, row.dir))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
+from stagewright import privilege
 from stagewright.errors import IntegrityError, StoreError
 from stagewright.snapshots import overlay, syscalls, tarreader
 from stagewright.snapshots.tarreader import TarEntry, shown
@@ -218,7 +219,7 @@ class TreeWriter:
         if not 0 <= major < 1 << 12 or not 0 <= minor < 1 << 20:
             raise IntegrityError(f"archive member {shown(entry.name)} has a device number that Linux does not have")
         device = os.makedev(major, minor)
-        if kind != stat.S_IFIFO and device and overlay.in_user_namespace():
+        if kind != stat.S_IFIFO and device and privilege.in_user_namespace():
             return  # The kernel lets nobody make one there, and container tools leave them out.
         self._make(parent, base, lambda: os.mknod(base, kind | 0o600, device, dir_fd=parent))
         self._set_metadata(parent, base, entry)
@@ -275,7 +276,7 @@ def refusals(name: bytes) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EFBIG):
             raise IntegrityError(f"archive member {shown(name)} cannot be written: {error.strerror}") from error
         hint = None
-        if error.errno == errno.EINVAL and overlay.in_user_namespace():
+        if error.errno == errno.EINVAL and privilege.in_user_namespace():
             hint = "its owner may lie outside the ids of this user (/etc/subuid, /etc/subgid)"
         raise StoreError(f"cannot write archive member {shown(name)}: {error.strerror}", hint=hint) from error
 

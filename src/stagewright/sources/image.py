@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from stagewright import privilege
+from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
 
 _DOWNLOADS_AT_ONCE = 4
-_LOOK_INTERVAL_S = 0.1
 # Without a time for which resolutions are trusted, their age is told to the minute.
 _AGE_RESOLUTION_S = 60
 
@@ -177,6 +178,7 @@ class ImageSource:
         missing = list(zip(layers, diff_ids, chains, strict=True))[done:]
         if not missing:
             return snapshot
+        privilege.require()
         downloads = _Downloads([layer for layer, _, _ in missing], resolved, self._fetch, reporter, cancel)
         try:
             for layer, diff_id, chain in missing:
@@ -241,27 +243,6 @@ def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
     return chains
 
 
-class _Stop(threading.Event):
-    """An event that is also set when another one is."""
-
-    def __init__(self, outer: threading.Event) -> None:
-        super().__init__()
-        self._outer = outer
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._outer.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self.is_set():
-            left = _LOOK_INTERVAL_S if end is None else min(_LOOK_INTERVAL_S, end - time.monotonic())
-            if left <= 0:
-                break
-            # Nothing can wait for two events; this one is waited for only between the tries of a failing download.
-            super().wait(left)
-        return self.is_set()
-
-
 class _Downloads:
     """Layers that download in threads, a few at once, in their order; `wait` until one is there."""
 
@@ -277,7 +258,7 @@ class _Downloads:
         self._layers = {layer.digest: layer for layer in layers}
         self._done = {digest: threading.Event() for digest in self._queue}
         self._error: BaseException | None = None
-        self._stop = _Stop(cancel)
+        self._stop = LinkedEvent(cancel)
         self._lock = threading.Lock()
 
         def work() -> None:

@@ -1,0 +1,1 @@
+"""The door to privilege: a child process in a user namespace of its own, where an ordinary user is root."""

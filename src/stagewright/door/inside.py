@@ -1,0 +1,93 @@
+"""The inner side of the door: the process that makes the user namespace and runs calls in it as its root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from importlib import import_module
+from typing import NoReturn
+
+from stagewright.door import wire
+from stagewright.errors import PrivilegeNeededError, StagewrightError
+from stagewright.progress.events import Event
+from stagewright.sandbox import kernel
+
+
+def main(fd: int) -> NoReturn:
+    """Serve the one call that comes by the socket `fd`."""
+    channel = socket.socket(fileno=fd)
+    channel.set_inheritable(False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A terminal signals both sides. The outer one decides, and says so.
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _become_root(channel)
+        function, arguments = wire.receive(channel)[1]
+    except EOFError:
+        os._exit(1)
+    _serve(channel, function, arguments)
+    for stream in (1, 2):
+        os.close(stream)
+    os._exit(0)
+
+
+def _become_root(channel: socket.socket) -> None:
+    try:
+        kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
+    except OSError as error:
+        refused = PrivilegeNeededError(f"this machine refuses user namespaces: {error.strerror}")
+        wire.send(channel, wire.ERROR, refused)
+        os._exit(1)
+    wire.send(channel, wire.UNSHARED)
+    wire.receive(channel)
+    # The user's other groups stay: files and sockets that they open, such as Docker's, are the user's to use.
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _serve(channel: socket.socket, function: str, arguments: tuple[object, ...]) -> None:
+    cancel = threading.Event()
+    sending = threading.Lock()
+    threading.Thread(target=_listen, args=(channel, cancel), name="door", daemon=True).start()
+
+    def sink(event: Event) -> None:
+        with sending:
+            wire.send(channel, wire.EVENT, event)
+
+    module, _, name = function.partition(":")
+    try:
+        result = getattr(import_module(module), name)(*arguments, sink, cancel)
+    except BaseException as error:
+        _answer(channel, sending, wire.ERROR, _portable(error))
+    else:
+        _answer(channel, sending, wire.RESULT, result)
+
+
+def _answer(channel: socket.socket, sending: threading.Lock, kind: str, value: object) -> None:
+    with sending:
+        try:
+            wire.send(channel, kind, value)
+        except OSError:
+            # Nobody waits for the answer any more.
+            return
+
+
+def _listen(channel: socket.socket, cancel: threading.Event) -> None:
+    try:
+        wire.receive(channel)
+    except (OSError, EOFError):
+        pass  # The outer side has died, which cancels as well.
+    cancel.set()
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An error that the other side can read, with the traceback that it would lose as a note."""
+    import traceback
+
+    if not isinstance(error, StagewrightError):
+        copy = RuntimeError(f"{type(error).__name__}: {error}") if not isinstance(error, MemoryError) else MemoryError()
+        copy.add_note("".join(traceback.format_exception(error)))
+        return copy
+    return error

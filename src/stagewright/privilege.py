@@ -1,0 +1,45 @@
+"""Whether this process may do what building takes: mount, make namespaces, own files as any user.
+
+Whoever is about to do such a thing calls `require`; who catches the error it raises knows a way through, see `door`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from stagewright.errors import PrivilegeNeededError
+
+_CAP_SYS_ADMIN = 1 << 21
+
+
+def require() -> None:
+    """Raise PrivilegeNeededError where this process is neither root nor root of a user namespace."""
+    if not is_privileged():
+        raise PrivilegeNeededError
+
+
+@cache
+def is_privileged() -> bool:
+    """Whether this process is root with the capability to mount, on the machine or in its user namespace."""
+    return os.geteuid() == 0 and bool(capabilities() & _CAP_SYS_ADMIN)
+
+
+def capabilities() -> int:
+    """The effective capabilities of this process as bits, by their numbers."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next((int(line[7:], 16) for line in file if line.startswith("CapEff:")), 0)
+
+
+@cache
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace other than the machine's first one."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
+
+
+@cache
+def has_one_id() -> bool:
+    """Whether the user namespace of this process knows no other user than root, so that all files must be root's."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return [line.split()[2] for line in file] == ["1"]

@@ -1,0 +1,29 @@
+"""What looks into, and removes, the files of all users in a state directory: calls for `door.passage`."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+from stagewright import privilege
+from stagewright.progress.events import Sink
+from stagewright.reports import PruneReport, UsageRow
+from stagewright.state import State
+
+
+def prune(root: str, all: bool, sink: Sink | None, cancel: threading.Event) -> PruneReport:
+    """See `Store.prune`; `root` is the state directory."""
+    from stagewright.collect import Collector
+
+    privilege.require()
+    with closing(State(root, {})) as state:
+        return Collector(state).prune(all=all)
+
+
+def disk_usage(root: str, sink: Sink | None, cancel: threading.Event) -> list[UsageRow]:
+    """See `Store.disk_usage`; `root` is the state directory."""
+    from stagewright.usage import disk_usage as measure
+
+    privilege.require()
+    with closing(State(root, {})) as state:
+        return measure(state)
