@@ -6,6 +6,9 @@ from typing import Any
 
 from stagewright.records import dataclass, field
 
+# No terminal shows more of an instruction that goes on for a million lines.
+_MOST_ROWS = 40
+
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
@@ -31,24 +34,34 @@ class SourceRange:
         first = max(1, self.start - around)
         last = min(len(lines), self.end + around)
         width = len(str(last))
-        rows = []
-        for number in range(first, last + 1):
+
+        def row(number: int) -> str:
             mark = ">>>" if self.start <= number <= self.end else "   "
-            rows.append(f"{number:>{width}} | {mark} {lines[number - 1].rstrip(chr(13))}".rstrip())
-        return "\n".join(rows)
+            return f"{number:>{width}} | {mark} {lines[number - 1].rstrip(chr(13))}".rstrip()
+
+        shown, half = range(first, last + 1), _MOST_ROWS // 2
+        if len(shown) <= _MOST_ROWS:
+            return "\n".join(map(row, shown))
+        left_out = f"{'...':>{width}} | {len(shown) - 2 * half} more lines"
+        return "\n".join([*map(row, shown[:half]), left_out, *map(row, shown[-half:])])
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class StagewrightError(Exception):
     """Base of all errors that are shown to a user: one message, where it came from, and what to do.
 
-    `message` is one sentence without a full stop. `hint` says what to do about it, where there is something.
+    `message` is one sentence without a full stop. `hint` says what to do about it, where there is something. Names that
+    are not UTF-8 can be part of both: what no encoding knows is replaced.
     """
 
     def __init__(self, message: str, *, location: SourceRange | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _encodable(message)
         self.location = location
-        self.hint = hint
+        self.hint = hint and _encodable(hint)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors travel between processes; the inherited way calls the class with the message alone.

@@ -24,13 +24,6 @@ _DIGITS = "0123456789"
 _BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
-def displayable(text: str) -> str:
-    """The text with bytes that are not UTF-8 replaced, so that it can be printed and encoded."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def quote(text: str) -> str:
     """The text as `%q` prints it: in double quotes, with escapes for what is not printable."""
     out = []

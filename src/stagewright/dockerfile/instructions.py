@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, TypedDict
 from stagewright.dockerfile import ast, golang
 from stagewright.dockerfile.arguments import KeyValue
 from stagewright.dockerfile.flags import Flags, Kind, parse_flags
-from stagewright.dockerfile.golang import SPACES, displayable, quote
+from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.dockerfile.heredoc import Heredoc, parse_heredoc
 from stagewright.dockerfile.mounts import parse_device, parse_mount_spec
 from stagewright.dockerfile.parser import Node, parse_file
@@ -71,7 +71,7 @@ def parse(data: bytes, filename: str = "Dockerfile") -> ast.Dockerfile:
                 continue
             instruction = _instruction(node)
         except DockerfileError as error:
-            message = displayable(f"dockerfile parse error on line {node.location.start}: {error.message}")
+            message = f"dockerfile parse error on line {node.location.start}: {error.message}"
             raise DockerfileError(message, location=node.location) from None
         if stages:
             instructions.append(instruction)

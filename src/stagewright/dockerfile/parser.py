@@ -8,7 +8,7 @@ from __future__ import annotations
 from stagewright.dockerfile import arguments
 from stagewright.dockerfile.arguments import Arguments
 from stagewright.dockerfile.directives import Directives, read_directives
-from stagewright.dockerfile.golang import SPACES, displayable
+from stagewright.dockerfile.golang import SPACES
 from stagewright.dockerfile.heredoc import Heredoc, heredocs_in
 from stagewright.errors import DockerfileError, SourceRange, SourceText
 from stagewright.records import dataclass, replace
@@ -113,7 +113,7 @@ class _Reader:
             node = parse_line(line, self._directives.escape, location, comments, blank)
             heredocs = heredocs_in(line) if _takes_heredocs(node) else []
         except DockerfileError as error:
-            raise DockerfileError(displayable(error.message), location=location) from None
+            raise DockerfileError(error.message, location=location) from None
         if not heredocs:
             return node
         bodies = tuple(replace(heredoc, content=self._body(heredoc, location)) for heredoc in heredocs)

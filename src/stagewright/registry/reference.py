@@ -69,9 +69,10 @@ class Reference:
         return self.name + self._suffix()
 
     def familiar(self) -> str:
-        """The short form that Docker shows: `python:3.13-slim`."""
+        """The short form that Docker shows: `python:3.13-slim`. It means the same when it is parsed."""
         name = self.name
-        if self.domain == DEFAULT_DOMAIN:
+        # Without its domain, `docker.io/a.b/c` would be a name of the registry a.b.
+        if self.domain == DEFAULT_DOMAIN and not _is_domain(self.path.partition("/")[0]):
             rest = self.path.removeprefix(_OFFICIAL)
             name = self.path if "/" in rest else rest
         return name + self._suffix()
@@ -84,10 +85,14 @@ class Reference:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
 
+def _is_domain(first: str) -> bool:
+    """Whether the first component of a name with slashes is its registry."""
+    return first == "localhost" or any(char in first for char in ".:") or first != first.lower()
+
+
 def _split_domain(text: str) -> tuple[str, str]:
     first, slash, rest = text.partition("/")
-    is_domain = first == "localhost" or any(char in first for char in ".:") or first != first.lower()
-    if not slash or not is_domain:
+    if not slash or not _is_domain(first):
         domain, rest = DEFAULT_DOMAIN, text
     else:
         domain = DEFAULT_DOMAIN if first == _LEGACY_DOMAIN else first
