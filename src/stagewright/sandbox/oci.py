@@ -9,6 +9,7 @@ import stat
 import tempfile
 from typing import Any
 
+from stagewright import privilege
 from stagewright.errors import SandboxError
 from stagewright.sandbox import mounts, seccomp
 from stagewright.sandbox.launching import LauncherSlot
@@ -64,9 +65,11 @@ def bundle_config(step: Step, limits: list[tuple[int, int, int]], cgroup: str) -
     ]
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces],
-        "cgroupsPath": cgroup,
         "resources": {"devices": [{"allow": insecure, "access": "rwm"}]},
     }
+    if not privilege.in_user_namespace():
+        # In one there may be no groups to make; a runtime that is given no path does without.
+        linux["cgroupsPath"] = cgroup
     if insecure:
         linux["devices"] = _host_devices()
     else:
@@ -86,17 +89,17 @@ def bundle_config(step: Step, limits: list[tuple[int, int, int]], cgroup: str) -
             "noNewPrivileges": False,
         },
         "hostname": step.hostname,
-        "mounts": _kernel_mounts(step.shm_size, insecure),
+        "mounts": _kernel_mounts(step.shm_size, insecure, own_network=step.network == "none"),
         "linux": linux,
     }
 
 
-def _kernel_mounts(shm_size: int, insecure: bool) -> list[dict[str, Any]]:
+def _kernel_mounts(shm_size: int, insecure: bool, *, own_network: bool) -> list[dict[str, Any]]:
     nodev = [] if insecure else ["nodev"]
     sys_options = [*_LOCKED] if insecure else [*_LOCKED, "ro"]
     found = [
         _mount("/proc", "proc", _LOCKED),
-        _mount("/sys", "sysfs", sys_options),
+        _sys_mount(sys_options, own_network),
         _mount("/dev", "tmpfs", ["nosuid", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", *nodev, "mode=1777", f"size={shm_size}"]),
@@ -105,6 +108,14 @@ def _kernel_mounts(shm_size: int, insecure: bool) -> list[dict[str, Any]]:
     if mounts.is_cgroup2(_CGROUP_MOUNTS):
         found.append(_mount(_CGROUP_MOUNTS, "cgroup", sys_options))
     return found
+
+
+def _sys_mount(options: list[str], own_network: bool) -> dict[str, Any]:
+    """A new /sys, or in a user namespace on the machine's network, of which it may make none, the machine's own."""
+    if own_network or not privilege.in_user_namespace():
+        return _mount("/sys", "sysfs", options)
+    whole = ["rbind", *("rro" if option == "ro" else option for option in options)]
+    return {"destination": "/sys", "type": "bind", "source": "/sys", "options": whole}
 
 
 def _mount(destination: str, fstype: str, options: list[str]) -> dict[str, Any]:
