@@ -5,14 +5,12 @@ The runtime and everything it starts live in a PID namespace whose first process
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import stat
 
 from stagewright.sandbox import kernel, process, wire
-from stagewright.sandbox.child import Child
+from stagewright.sandbox.child import USER_FILES, Child
 from stagewright.sandbox.mounts import FileSystem
 
 TYPE_CHECKING = False
@@ -54,22 +52,14 @@ class BundleChild(Child):
         try:
             for target in ("/proc", "/sys", "/dev"):
                 self.doing = f"make {target}"
-                files.prepare(target, is_file=False)
-            for kind, target, optional, *details in request["mounts"]:
-                self.doing = f"mount {target}"
-                mount = files.make(kind, details, self._status)
-                try:
-                    files.prepare(target, not stat.S_ISDIR(os.fstat(mount).st_mode))
-                except OSError as error:
-                    if not optional or error.errno != errno.EROFS:
-                        raise
-                    continue
-                source = f"{bundle}/{files.put_on_stage(mount)}"
-                config["mounts"].append({"destination": target, "type": "bind", "source": source, "options": ["bind"]})
+                files.reserve(target)
+            for path, name in self._attach_mounts(files):
+                source = f"{bundle}/{name}"
+                config["mounts"].append({"destination": path, "type": "bind", "source": source, "options": ["bind"]})
+            self._check_user_files(files)
             uid, gid, groups, home = self._find_user(files)
             self.doing = f"make the working directory {request['cwd']}"
-            if not any(_is_below(request["cwd"], target) for _, target, *_ in request["mounts"]):
-                files.make_directory(request["cwd"], uid, gid)
+            files.make_directory(request["cwd"], uid, gid)
         finally:
             wire.send(self._status, (wire.STUBS, *files.stubs.report()))
         config["root"] = {"path": f"{bundle}/{files.root_name}"}
@@ -80,6 +70,12 @@ class BundleChild(Child):
         names = [name for number, name in enumerate(process.CAPABILITY_NAMES) if kept >> number & 1]
         settings["capabilities"] = {"bounding": names, "effective": names, "permitted": names}
         return config
+
+    def _check_user_files(self, files: FileSystem) -> None:
+        """A runtime reads these too, by way of links into /proc as well, and would wait at a FIFO."""
+        for path in USER_FILES:
+            if not files.is_plain(path):
+                raise ValueError(f"{path} of the image is not a regular file")
 
     def _run_runtime(self, runtime: str, bundle: str, container_id: str) -> int:
         pid = os.fork()
@@ -99,10 +95,6 @@ class BundleChild(Child):
             with open(f"{bundle}/{_LOG}", "w", encoding="utf-8") as file:
                 json.dump({"level": "error", "msg": f"cannot run {runtime}: {error.strerror}"}, file)
             os._exit(process.NOT_FOUND)
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return os.path.normpath(path).startswith(os.path.normpath(directory) + "/")
 
 
 def _explain_failure(log: str) -> None:

@@ -9,13 +9,14 @@ import struct
 from _socket import AF_INET, SOCK_DGRAM, socket
 
 from stagewright.sandbox import kernel, process, users, wire
-from stagewright.sandbox.mounts import FileSystem
+from stagewright.sandbox.mounts import FileSystem, ForbiddenTargetError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _MAX_USER_FILE = 8 << 20
+USER_FILES = ("/etc/passwd", "/etc/group")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 
@@ -47,9 +48,26 @@ class Child:
         held = self._privileges.capabilities
         return held if self._request["insecure"] else held & process.DEFAULT_CAPABILITIES
 
+    def _attach_mounts(self, files: FileSystem) -> list[tuple[str, str]]:
+        """Mount what the step asks for; gives (path, name on the stage) of what is for an OCI runtime to mount."""
+        left = []
+        for kind, target, optional, *details in self._request["mounts"]:
+            self.doing = f"mount {target}"
+            mount = files.make(kind, details, self._status)
+            try:
+                path = files.attach(mount, target)
+            except (OSError, ForbiddenTargetError) as error:
+                if not optional or getattr(error, "errno", errno.EROFS) != errno.EROFS:
+                    raise
+            else:
+                if path is not None:
+                    left.append((path, files.put_on_stage(mount)))
+            os.close(mount)
+        return left
+
     def _find_user(self, files: FileSystem) -> users.User:
         self.doing = "read the image's users"
-        texts = [files.read_text(path, _MAX_USER_FILE) for path in ("/etc/passwd", "/etc/group")]
+        texts = [files.read_text(path, _MAX_USER_FILE) for path in USER_FILES]
         return users.resolve_user(self._request["user"], *texts)
 
     def _environment(self, home: str) -> dict[str, str]:
@@ -95,15 +113,7 @@ class NativeChild(Child):
         try:
             self.doing = "mount /proc, /sys and /dev"
             files.mount_kernel_filesystems(request["shm_size"])
-            for kind, target, optional, *details in request["mounts"]:
-                self.doing = f"mount {target}"
-                mount = files.make(kind, details, self._status)
-                try:
-                    files.attach(mount, target)
-                except OSError as error:
-                    if not optional or error.errno != errno.EROFS:
-                        raise
-                os.close(mount)
+            self._attach_mounts(files)
             user = self._find_user(files)
             self.doing = f"make the working directory {request['cwd']}"
             files.make_directory(request["cwd"], *user[:2])

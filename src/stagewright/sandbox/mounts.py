@@ -58,6 +58,10 @@ _FSCONFIG_MAX = 255
 _EMPTY_DIRECTORY, _EMPTY_FILE = "directory", "file"
 
 
+class ForbiddenTargetError(Exception):
+    """A mount is asked for where it would take the place of what keeps a step contained."""
+
+
 class FileSystem:
     """The file system of one step while it is being built, in the mount namespace of the calling process."""
 
@@ -75,6 +79,9 @@ class FileSystem:
         kernel.mount_setattr(self.root_fd, self._nodev)
         self.root_name = self.put_on_stage(self.root_fd)
         self.stubs = StubRecorder(self.root_fd, upper)
+        # Where /proc, /sys and /dev are, and those of them that an OCI runtime is still to mount.
+        self._kernel_places: dict[str, list[str]] = {}
+        self._reserved: list[list[str]] = []
 
     def _overlay(self, lowers: list[str], upper: str | None, work: str | None) -> int:
         """A detached mount of the layers, of which there may be none."""
@@ -137,10 +144,10 @@ class FileSystem:
     def mount_kernel_filesystems(self, shm_size: int) -> None:
         """/proc, /sys and /dev as a container has them."""
         proc = kernel.new_filesystem("proc", [], _LOCKED)
-        self._attach(proc, "/proc", paths.DIRECTORY)
+        self._attach_kernels(proc, "/proc")
         sys_attributes = _LOCKED if self._insecure else _LOCKED | _READONLY
         sysfs, is_new = _sysfs(sys_attributes)
-        self._attach(sysfs, "/sys", paths.DIRECTORY)
+        self._attach_kernels(sysfs, "/sys")
         if is_new and is_cgroup2("/sys/fs/cgroup"):
             cgroup = kernel.new_filesystem("cgroup2", [], sys_attributes)
             self._attach_in(sysfs, cgroup, "fs/cgroup")
@@ -156,7 +163,7 @@ class FileSystem:
 
     def _mount_dev(self, shm_size: int) -> None:
         dev = kernel.new_filesystem("tmpfs", [("mode", "755"), ("size", _DEV_SIZE)], _NOSUID | self._nodev)
-        self._attach(dev, "/dev", paths.DIRECTORY)
+        self._attach_kernels(dev, "/dev")
         # The nodes are made on a file system of their own and bound: a node that the step makes in /dev must not work.
         nodes = kernel.new_filesystem("tmpfs", [("mode", "755"), ("size", "64k")], _NOSUID | _NOEXEC)
         self.put_on_stage(nodes)
@@ -181,6 +188,10 @@ class FileSystem:
         ):
             os.mkdir(name, 0o755, dir_fd=dev)
             self._attach_in(dev, kernel.new_filesystem(fstype, list(options), attributes), name)
+        # By way of the machine's own /dev/null, a step could change that one's owner and mode.
+        null = os.open("null", os.O_RDONLY, dir_fd=dev)
+        os.dup2(null, 0)
+        os.close(null)
         os.close(nodes)
         os.close(dev)
 
@@ -280,16 +291,52 @@ class FileSystem:
             return self._tmpfs(*details)
         return self._relayed_socket(status, *details)
 
-    def attach(self, mount: int, target: str) -> None:
-        """Mount at a path of the step's root, which is made if it is missing."""
-        is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
-        self._attach(mount, target, paths.DIRECTORY if is_directory else paths.FILE)
+    def attach(self, mount: int, target: str) -> str | None:
+        """Mount at a path of the step's root, which is made if it is missing.
 
-    def _attach(self, mount: int, target: str, kind: str) -> None:
-        fd, names = paths.resolve(self.root_fd, target, kind, self.stubs.before_create)
+        Where an OCI runtime is to mount something of its own over it first, nothing is done but to give the real path.
+        Raises ForbiddenTargetError for the root directory, /proc and all in it, /sys, /dev and the devices in it.
+        """
+        is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
+        fd, names = self._open_target(target, paths.DIRECTORY if is_directory else paths.FILE)
+        try:
+            self._check_target(target, names)
+            if self._is_reserved(names):
+                return "/" + "/".join(names)
+            kernel.move_mount(mount, fd)
+        finally:
+            os.close(fd)
+        self.stubs.mounted(names)
+        return None
+
+    def _is_reserved(self, names: list[str]) -> bool:
+        return any(names[: len(place)] == place for place in self._reserved)
+
+    def _open_target(self, target: str, kind: str) -> tuple[int, list[str]]:
+        return paths.resolve(self.root_fd, target, kind, self.stubs.before_create)
+
+    def _check_target(self, target: str, names: list[str]) -> None:
+        """Links of an image may lead a target anywhere, so it is the real path that counts."""
+        if not names:
+            raise ForbiddenTargetError(f"a mount cannot take the place of the root directory, where {target} leads")
+        proc, dev = self._kernel_places["/proc"], self._kernel_places["/dev"]
+        is_device = names[:-1] == dev and names[-1] in {name for name, _, _ in _DEVICES}
+        if is_device or names[: len(proc)] == proc or names in self._kernel_places.values():
+            raise ForbiddenTargetError(f"nothing can be mounted at {target}, which is the kernel's")
+
+    def _attach_kernels(self, mount: int, target: str) -> None:
+        fd = self._open_kernels_place(target)
         kernel.move_mount(mount, fd)
         os.close(fd)
-        self.stubs.mounted(names)
+        self.stubs.mounted(self._kernel_places[target])
+
+    def _open_kernels_place(self, target: str) -> int:
+        fd, names = self._open_target(target, paths.DIRECTORY)
+        if not names:
+            os.close(fd)
+            raise ForbiddenTargetError(f"{target} of the image leads to its root directory")
+        self._kernel_places[target] = names
+        return fd
 
     def _attach_in(self, outer: int, mount: int, name: str) -> None:
         """Mount upon a name in the mount `outer`, and close the descriptor of what is mounted."""
@@ -298,22 +345,20 @@ class FileSystem:
         os.close(target)
         os.close(mount)
 
-    def prepare(self, target: str, is_file: bool) -> None:
-        """Make a path of the step's root, for somebody else to mount at."""
-        fd, _ = paths.resolve(
-            self.root_fd, target, paths.FILE if is_file else paths.DIRECTORY, self.stubs.before_create
-        )
-        os.close(fd)
+    def reserve(self, target: str) -> None:
+        """Make /proc, /sys or /dev in the step's root, for an OCI runtime to mount there."""
+        os.close(self._open_kernels_place(target))
+        self._reserved.append(self._kernel_places[target])
 
     def make_directory(self, path: str, uid: int, gid: int) -> None:
         """Make a directory of the step's root and its parents, where they are missing, for a user."""
-        made: list[str] = []
-        fd, _ = paths.resolve(
-            self.root_fd, path, paths.DIRECTORY, lambda parents, name: made.append("/".join([*parents, name]))
-        )
+        fd, _ = paths.resolve(self.root_fd, path, paths.DIRECTORY, owner=(uid, gid))
         os.close(fd)
-        for directory in made:
-            os.chown(directory, uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+
+    def is_plain(self, path: str) -> bool:
+        """Whether a path of the step's root is a regular file or missing, and stays so when an OCI runtime has mounted."""
+        names, kind = paths.find(self.root_fd, path)
+        return kind in (0, stat.S_IFREG) and not self._is_reserved(names)
 
     def read_text(self, path: str, limit: int) -> str:
         """The text of a file in the step's root, "" where there is none."""

@@ -25,12 +25,13 @@ def resolve(
     path: str,
     create: str | None = None,
     before_create: Callable[[list[str], str], None] | None = None,
+    owner: tuple[int, int] | None = None,
 ) -> tuple[int, list[str]]:
     """Resolve `path` inside the directory `root_fd` as if that were the root of the file system.
 
     Comes back with an O_PATH descriptor and the real components below the root. With `create` (FILE or DIRECTORY)
-    what is missing is made, less the umask: directories with mode 0755, a file with 0644. `before_create` is called
-    with the parent's components and the new name. Raises OSError.
+    what is missing is made, less the umask: directories with mode 0755, a file with 0644, for `owner` (UID, GID) where
+    there is one. `before_create` is called with the parent's components and the new name. Raises OSError.
     """
     descriptors = [os.dup(root_fd)]
     names: list[str] = []
@@ -53,7 +54,7 @@ def resolve(
                 if before_create is not None:
                     before_create(names, name)
                 is_file = create == FILE and not any(part not in ("", ".") for part in pending)
-                fd = _make(descriptors[-1], name, is_file)
+                fd = _make(descriptors[-1], name, is_file, owner)
             descriptors.append(fd)
             if not stat.S_ISLNK(os.fstat(fd).st_mode):
                 names.append(name)
@@ -81,28 +82,58 @@ def _open(parent: int, name: str) -> int | None:
         return None
 
 
-def _make(parent: int, name: str, is_file: bool) -> int:
+def _make(parent: int, name: str, is_file: bool, owner: tuple[int, int] | None) -> int:
     if is_file:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=parent))
     else:
         os.mkdir(name, 0o755, dir_fd=parent)
+    if owner is not None:
+        # At once and by the parent's descriptor: whoever shares the folder may have moved the parent by now.
+        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
     return os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
 
 
 def read_text(root_fd: int, path: str, limit: int) -> str:
     """The text of a regular file inside `root_fd`, at most `limit` bytes of it; "" where there is none.
 
-    Anything but a regular file counts as none, so that a FIFO or a device in an image cannot hold us up.
+    Anything but a regular file with a size counts as none, so that neither a FIFO or a device in an image nor a link to
+    one of /proc's files, some of which wait and take what they tell from others, can hold us up.
     """
     try:
         handle, _ = resolve(root_fd, path)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
             return ""
         fd = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY)
     finally:
         os.close(handle)
     with open(fd, "rb") as file:
         return file.read(limit).decode("utf-8", "surrogateescape")
+
+
+def find(root_fd: int, path: str) -> tuple[list[str], int]:
+    """Where `path` leads inside `root_fd`, as real components below the root, and its file type as of stat.S_IFMT.
+
+    Where something is missing, the components end with that and the type is 0. Raises OSError.
+    """
+
+    def stop(parents: list[str], name: str) -> None:
+        raise _MissingError([*parents, name])
+
+    try:
+        handle, names = resolve(root_fd, path, FILE, stop)
+    except _MissingError as missing:
+        return missing.names, 0
+    try:
+        return names, stat.S_IFMT(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+class _MissingError(Exception):
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names

@@ -6,6 +6,12 @@ number, and supplementary groups are those that list the user's name, unless a g
 
 from __future__ import annotations
 
+import io
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _MAX_ID = (1 << 31) - 1
 
 User = tuple[int, int, tuple[int, ...], str]
@@ -76,15 +82,13 @@ def _find_group(group: str, group_text: str) -> int | None:
     return next((gid for gid in gids if gid is not None), None)
 
 
-def _rows(text: str, columns: int) -> list[list[str]]:
-    """The colon-separated lines of a passwd or group file; missing columns are empty."""
-    rows = []
-    for line in text.split("\n"):
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """The colon-separated lines of a passwd or group file, one at a time; missing columns are empty."""
+    for line in io.StringIO(text, newline="\n"):
         line = line.strip()
         if line and not line.startswith("#"):
             row = line.split(":")
-            rows.append(row + [""] * (columns - len(row)))
-    return rows
+            yield row + [""] * (columns - len(row))
 
 
 def _number(text: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,60 @@ def test_no_tree_of_links_leads_out(
     except OSError as error:
         assert error.errno in (errno.ELOOP, errno.ENOTDIR)
     assert os.listdir(base) == ["root"]
+
+
+def test_what_is_made_for_an_owner_is_given_to_him_in_the_folder_where_it_was_made(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2021-30465's kind of race: somebody swaps a parent for a link out of the root as soon as it is made."""
+    given: list[tuple[int, int]] = []
+
+    def give(name: str, uid: int, gid: int, *, dir_fd: int, follow_symlinks: bool) -> None:
+        assert not follow_symlinks
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        given.append((status.st_dev, status.st_ino))
+        if name == "new":
+            (root / "new").rename(root / "moved")
+            (root / "new").symlink_to(tmp_path / "outside")
+
+    monkeypatch.setattr(os, "chown", give)
+    handle = os.open(root, os.O_PATH)
+    try:
+        fd, names = paths.resolve(handle, "new/secret", paths.DIRECTORY, owner=(1, 2))
+        os.close(fd)
+    finally:
+        os.close(handle)
+    assert names == ["new", "secret"]
+    made = [(root / "moved").stat(), (root / "moved/secret").stat()]
+    assert given == [(status.st_dev, status.st_ino) for status in made]
+
+
+@pytest.mark.parametrize("path", ["/proc/self/environ", "/proc/kmsg"])
+def test_files_of_the_kernel_hold_no_text(path: str) -> None:
+    handle = os.open("/", os.O_PATH)
+    try:
+        assert paths.read_text(handle, path, 1 << 10) == ""
+    finally:
+        os.close(handle)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/file", (["file"], stat.S_IFREG)),
+        ("/link/b", (["a", "b"], stat.S_IFDIR)),
+        ("/fifo", (["fifo"], stat.S_IFIFO)),
+        ("/dangling", (["proc"], 0)),
+        ("/missing/below", (["missing"], 0)),
+    ],
+)
+def test_where_a_path_leads(root: Path, path: str, expected: tuple[list[str], int]) -> None:
+    (root / "link").symlink_to("/a")
+    (root / "dangling").symlink_to("../../proc/kmsg")
+    os.mkfifo(root / "fifo")
+    handle = os.open(root, os.O_PATH)
+    try:
+        assert paths.find(handle, path) == expected
+    finally:
+        os.close(handle)
+    assert not (root / "missing").exists()
