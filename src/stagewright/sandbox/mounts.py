@@ -356,7 +356,7 @@ class FileSystem:
         os.close(fd)
 
     def is_plain(self, path: str) -> bool:
-        """Whether a path of the step's root is a regular file or missing, and stays so when an OCI runtime has mounted."""
+        """Whether a path of the step's root is a regular file or missing, also once an OCI runtime has mounted."""
         names, kind = paths.find(self.root_fd, path)
         return kind in (0, stat.S_IFREG) and not self._is_reserved(names)
 
