@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
+from stagewright import privilege
 from stagewright.cache.leases import BuildLease
 from stagewright.config import Config
 from stagewright.config import load as load_config
@@ -85,6 +86,8 @@ class Builder:
             raise NotFoundError(f"the build context {self._options.context} is not a folder")
         self._agents.check()
         self._check_secrets()
+        if privilege.has_one_id():
+            self._warn_of_one_id()
         self._opened.enter_context(BuildLease(self.state.locks, self._cancel))
         dockerfile = self._read_dockerfile()
         patterns = self._read_ignore_file()
@@ -250,6 +253,12 @@ class Builder:
             with reporter.status(f"transferring dockerfile: {len(data)}B", len(data)) as row:
                 row.update(len(data))
         return parse(data, path if self._options.file is not None else name)
+
+    def _warn_of_one_id(self) -> None:
+        from stagewright.door.ids import HOW_TO_GET_IDS
+
+        short = "this user has no subordinate ids: steps cannot change owners, nor run as other users than root"
+        self._emitter(WarningEvent(_vertex_digest(self._definition_name()), short, detail=(HOW_TO_GET_IDS,)))
 
     def _report_finding(self, finding: Finding) -> None:
         warning = WarningEvent(

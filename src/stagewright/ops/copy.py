@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from stagewright.errors import StagewrightError
 from stagewright.ops.target import Target, copy_xattrs
 from stagewright.records import dataclass
+from stagewright.snapshots import owners
 from stagewright.sources.tree import Entry, Tree
 
 _SMALL = 1 << 18
@@ -169,7 +170,7 @@ class Copier:
 
     def _apply(self, info: os.stat_result, source: int, destination: int) -> None:
         # The owner first: changing it clears set-user-ID bits and capabilities.
-        os.fchown(destination, *(self._owner or self._tree.owner or (info.st_uid, info.st_gid)))
+        owners.change(destination, *(self._owner or self._tree.owner or owners.read(info, source)))
         mode = stat.S_IMODE(info.st_mode)
         os.fchmod(destination, self._mode(mode, stat.S_ISDIR(info.st_mode)) if self._mode else mode)
         copy_xattrs(source, destination)
@@ -177,7 +178,7 @@ class Copier:
 
     def _apply_special(self, info: os.stat_result, folder: int, name: str) -> None:
         owner = self._owner or self._tree.owner or (info.st_uid, info.st_gid)
-        os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+        owners.change(name, *owner, dir_fd=folder)
         if not stat.S_ISLNK(info.st_mode):
             mode = stat.S_IMODE(info.st_mode)
             os.chmod(name, self._mode(mode, False) if self._mode else mode, dir_fd=folder)

@@ -19,6 +19,7 @@ from stagewright.ops.target import Target
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
 from stagewright.sandbox import spec
+from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
@@ -150,7 +151,7 @@ class ExecRunner:
 
     def _fill_cache(self, folder: str, mount: Mount, snapshot: int | None) -> None:
         os.chmod(folder, 0o755 if mount.mode is None else mount.mode)
-        os.chown(folder, mount.uid, mount.gid)
+        owners.change(folder, mount.uid, mount.gid)
         if snapshot is None:
             return
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

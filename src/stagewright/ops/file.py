@@ -20,6 +20,7 @@ from stagewright.ops.selection import Selected, content_digest, select
 from stagewright.ops.target import Target
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
+from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
@@ -135,7 +136,7 @@ class FileRunner:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target.layer)
         try:
             write_all(handle, action.data)
-            os.fchown(handle, *(owner or (0, 0)))
+            owners.change(handle, *(owner or (0, 0)))
             os.fchmod(handle, action.mode)
         finally:
             os.close(handle)

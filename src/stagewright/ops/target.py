@@ -11,6 +11,7 @@ import os
 import stat
 
 from stagewright.errors import StagewrightError
+from stagewright.snapshots import owners
 from stagewright.sources.digests import read_xattrs
 from stagewright.sources.tree import resolve_links
 
@@ -81,7 +82,7 @@ class Target:
                 self._made.append(done)
                 os.chmod(done, mode, dir_fd=self.layer)
                 if owner is not None:
-                    os.chown(done, *owner, dir_fd=self.layer, follow_symlinks=False)
+                    owners.change(done, *owner, dir_fd=self.layer)
             elif not stat.S_ISDIR(info.st_mode):
                 raise StagewrightError(f"cannot make the folder /{path}: /{done} is not a folder")
             else:
@@ -92,12 +93,12 @@ class Target:
             os.mkdir(path, 0o700, dir_fd=self.layer)
         except FileExistsError:
             return
-        os.chown(path, info.st_uid, info.st_gid, dir_fd=self.layer, follow_symlinks=False)
-        os.chmod(path, stat.S_IMODE(info.st_mode), dir_fd=self.layer)
         assert self._below is not None
         source = os.open(path, _FOLDER, dir_fd=self._below)
         copy = os.open(path, _FOLDER, dir_fd=self.layer)
         try:
+            owners.change(copy, *owners.read(info, source))
+            os.fchmod(copy, stat.S_IMODE(info.st_mode))
             copy_xattrs(source, copy)
         finally:
             os.close(source)
@@ -133,11 +134,13 @@ class Target:
 
 
 def copy_xattrs(source: int, destination: int) -> None:
-    """Copy extended attributes between descriptors, but for those that are overlayfs's own.
+    """Copy extended attributes between descriptors, but for those that are overlayfs's or the store's own.
 
     One that the destination's filesystem does not take is left out, as `cp -a` and BuildKit do.
     """
     for name, value in read_xattrs(source):
+        if name == owners.ATTRIBUTE:
+            continue
         try:
             os.setxattr(destination, name, value)
         except OSError:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 
+from stagewright import privilege
 from stagewright.sandbox import kernel, process, wire
 from stagewright.sandbox.child import USER_FILES, Child
 from stagewright.sandbox.mounts import FileSystem
@@ -64,7 +65,8 @@ class BundleChild(Child):
             wire.send(self._status, (wire.STUBS, *files.stubs.report()))
         config["root"] = {"path": f"{bundle}/{files.root_name}"}
         settings = config["process"]
-        settings["user"] = {"uid": uid, "gid": gid, "additionalGids": list(groups), "umask": 0o022}
+        additional = [] if privilege.has_one_id() else list(groups)
+        settings["user"] = {"uid": uid, "gid": gid, "additionalGids": additional, "umask": 0o022}
         settings["env"] = [f"{key}={value}" for key, value in self._environment(home).items()]
         kept = self._kept_capabilities()
         names = [name for number, name in enumerate(process.CAPABILITY_NAMES) if kept >> number & 1]

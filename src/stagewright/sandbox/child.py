@@ -8,6 +8,7 @@ import os
 import struct
 from _socket import AF_INET, SOCK_DGRAM, socket
 
+from stagewright import privilege
 from stagewright.sandbox import kernel, process, users, wire
 from stagewright.sandbox.mounts import FileSystem, ForbiddenTargetError
 
@@ -42,7 +43,8 @@ class Child:
         if not isinstance(error, OSError):
             return str(error)
         name = f": {error.filename}" if isinstance(error.filename, str) else ""
-        return f"cannot {self.doing}: {error.strerror}{name}"
+        why = " (this user has no subordinate ids)" if error.errno == errno.EINVAL and privilege.has_one_id() else ""
+        return f"cannot {self.doing}: {error.strerror}{name}{why}"
 
     def _kept_capabilities(self) -> int:
         held = self._privileges.capabilities
@@ -98,7 +100,7 @@ class NativeChild(Child):
         os.umask(0o022)
         self.doing = f"change to the working directory {request['cwd']}"
         process.enter_directory(request["cwd"])
-        self.doing = "drop privileges"
+        self.doing = f"run as the user {uid}:{gid}"
         program = None if request["insecure"] else self._privileges.program
         process.become(uid, gid, list(groups), self._kept_capabilities(), self._privileges.bounding, program)
         self.doing = "run the program"

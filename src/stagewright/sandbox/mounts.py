@@ -48,7 +48,7 @@ _DEVICE_LINKS = (
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )
-_TTY_GROUP = "5"
+TTY_GROUP = 5
 _DEV_SIZE = str(64 << 20)
 
 # Layers are packed from the upper directory, which must hold whole files and no references to lower layers.
@@ -182,7 +182,7 @@ class FileSystem:
         for name, link in _DEVICE_LINKS:
             os.symlink(link, name, dir_fd=dev)
         for name, fstype, options, attributes in (
-            ("pts", "devpts", [("ptmxmode", "0666"), ("mode", "0620"), ("gid", _TTY_GROUP)], _NOSUID | _NOEXEC),
+            ("pts", "devpts", [("ptmxmode", "0666"), ("mode", "0620"), *_tty_group()], _NOSUID | _NOEXEC),
             ("shm", "tmpfs", [("mode", "1777"), ("size", str(shm_size))], _LOCKED),
             ("mqueue", "mqueue", [], _LOCKED),
         ):
@@ -372,6 +372,10 @@ class FileSystem:
         while not os.path.samestat(os.stat("/.."), os.fstat(self.root_fd)):
             kernel.unmount(".", kernel.MNT_DETACH)
         os.chdir("/")
+
+
+def _tty_group() -> list[tuple[str, str]]:
+    return [] if privilege.has_one_id() else [("gid", str(TTY_GROUP))]
 
 
 def _sysfs(attributes: int) -> tuple[int, bool]:

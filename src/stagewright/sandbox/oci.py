@@ -97,11 +97,12 @@ def bundle_config(step: Step, limits: list[tuple[int, int, int]], cgroup: str) -
 def _kernel_mounts(shm_size: int, insecure: bool, *, own_network: bool) -> list[dict[str, Any]]:
     nodev = [] if insecure else ["nodev"]
     sys_options = [*_LOCKED] if insecure else [*_LOCKED, "ro"]
+    tty_group = [] if privilege.has_one_id() else [f"gid={mounts.TTY_GROUP}"]
     found = [
         _mount("/proc", "proc", _LOCKED),
         _sys_mount(sys_options, own_network),
         _mount("/dev", "tmpfs", ["nosuid", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *tty_group]),
         _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", *nodev, "mode=1777", f"size={shm_size}"]),
         _mount("/dev/mqueue", "mqueue", _LOCKED),
     ]

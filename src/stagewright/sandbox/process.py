@@ -7,6 +7,7 @@ import os
 import resource
 import stat
 
+from stagewright import privilege
 from stagewright.sandbox import kernel
 
 TYPE_CHECKING = False
@@ -82,7 +83,9 @@ def become(
         if bounding >> number & 1 and not keep >> number & 1:
             kernel.prctl(kernel.PR_CAPBSET_DROP, number)
         number += 1
-    os.setgroups(groups)
+    if not privilege.has_one_id():
+        # A namespace that was made without help has given up this call.
+        os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)

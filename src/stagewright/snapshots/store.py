@@ -19,7 +19,7 @@ from stagewright import privilege
 from stagewright.content.db import Database
 from stagewright.errors import NotFoundError, StoreError
 from stagewright.records import dataclass
-from stagewright.snapshots import overlay
+from stagewright.snapshots import overlay, owners
 from stagewright.snapshots.tree import copy_metadata, remove_tree, strip_needless_opaque, tree_size
 
 
@@ -62,6 +62,7 @@ class SnapshotStore:
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
         self._locks: dict[str, int] = {}
+        self._owners_checked = False
         with self._disk():
             # Whatever the mode of the state directory: other users must not come by setuid programs of images.
             os.makedirs(self._root, mode=0o700, exist_ok=True)
@@ -97,6 +98,7 @@ class SnapshotStore:
     def prepare(self, parent: int | None) -> Draft:
         """A new draft on `parent`, locked for this process until it is committed or discarded."""
         privilege.require()
+        self._check_owners()
         lowers = self.lowers(parent)
         with self._disk():
             path, lock = self._locked_folder()
@@ -109,6 +111,12 @@ class SnapshotStore:
             else:
                 os.chmod(draft.fs, 0o755)  # noqa: S103
         return draft
+
+    def _check_owners(self) -> None:
+        if not self._owners_checked:
+            with self._disk():
+                owners.check_store(self._root, not self._db.query("SELECT 1 FROM snapshots LIMIT 1"))
+            self._owners_checked = True
 
     def commit(self, draft: Draft) -> int:
         """Make the draft a snapshot and answer its id. Nothing may have it mounted any more."""

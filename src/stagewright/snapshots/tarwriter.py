@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 
 from stagewright.errors import StoreError
-from stagewright.snapshots import overlay, tarreader
+from stagewright.snapshots import overlay, owners, tarreader
 from stagewright.snapshots.sinks import ChunkSink
 from stagewright.snapshots.tarheader import END, header, marker
 from stagewright.snapshots.tarreader import BLOCK
@@ -75,13 +75,14 @@ def _write_member(
         if first != name:
             kind, link_name, size = tarreader.HARD_LINK, first, 0
     is_device = kind in (tarreader.CHARACTER_DEVICE, tarreader.BLOCK_DEVICE)
+    uid, gid = owners.read(info, path)
     sink.write(
         header(
             name + b"/" if kind == tarreader.DIRECTORY else name,
             kind,
             mode=stat.S_IMODE(info.st_mode),
-            uid=info.st_uid,
-            gid=info.st_gid,
+            uid=uid,
+            gid=gid,
             size=size,
             mtime_s=mtime_s,
             link_name=link_name,

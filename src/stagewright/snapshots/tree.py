@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from stagewright.snapshots import overlay
+from stagewright.snapshots import overlay, owners
 
 _COPY = 1 << 30
 
@@ -139,7 +139,7 @@ def copy_entry(source: bytes, target: bytes) -> None:
 def copy_metadata(source: str | bytes, target: str | bytes) -> None:
     """Give a file the owner, mode, times and extended attributes of another, but for overlayfs's own."""
     info = os.stat(source, follow_symlinks=False)
-    os.chown(target, info.st_uid, info.st_gid, follow_symlinks=False)
+    owners.change(target, info.st_uid, info.st_gid)
     for name in os.listxattr(source, follow_symlinks=False):
         if not overlay.is_overlay_xattr(name):
             _copy_xattr(source, target, name)

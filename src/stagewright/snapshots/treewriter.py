@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from stagewright import privilege
 from stagewright.errors import IntegrityError, StoreError
-from stagewright.snapshots import overlay, syscalls, tarreader
+from stagewright.snapshots import overlay, owners, syscalls, tarreader
 from stagewright.snapshots.tarreader import TarEntry, shown
 from stagewright.snapshots.tree import remove_entry
 
@@ -138,7 +138,7 @@ class TreeWriter:
         `name` is its whole name, `mtime_ns` the time of the member that wants it.
         """
         os.mkdir(base, 0o755, dir_fd=parent)
-        os.chown(base, *(self._owner or (0, 0)), dir_fd=parent, follow_symlinks=False)
+        owners.change(base, *(self._owner or (0, 0)), dir_fd=parent)
         os.chmod(base, 0o755, dir_fd=parent)  # noqa: S103
         return mtime_ns
 
@@ -184,7 +184,7 @@ class TreeWriter:
                     _write_all(fd, piece)
             else:
                 _write_sparse(fd, entry, body)
-            os.fchown(fd, *self._owner_of(entry))
+            owners.change(fd, *self._owner_of(entry))
             for key, value in entry.xattrs.items():
                 _set_xattr(fd, key, value)
             os.fchmod(fd, entry.mode)
@@ -237,7 +237,7 @@ class TreeWriter:
         remove_entry(parent, base, info)
 
     def _set_metadata(self, parent: int, base: bytes, entry: TarEntry, *, is_link: bool = False) -> None:
-        os.chown(base, *self._owner_of(entry), dir_fd=parent, follow_symlinks=False)
+        owners.change(base, *self._owner_of(entry), dir_fd=parent)
         for key, value in entry.xattrs.items():
             _set_xattr(b"/proc/self/fd/%d/%s" % (parent, base), key, value)
         # A mode is set after the owner, which takes the setuid bit away, and never through a link.
