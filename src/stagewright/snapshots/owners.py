@@ -15,7 +15,12 @@ from stagewright import privilege
 from stagewright.errors import StoreError
 
 ATTRIBUTE = "user.stagewright.owner"
-_MARK = "one-id"
+_MARK = "owners"
+_MAKERS = {
+    "machine": "by root",
+    "namespace": "in a user namespace",
+    "one": "in a user namespace without subordinate ids",
+}
 
 
 def change(target: str | bytes | int, uid: int, gid: int, *, dir_fd: int | None = None) -> None:
@@ -55,21 +60,26 @@ def read(info: os.stat_result, source: bytes | int) -> tuple[int, int]:
 
 
 def check_store(root: str, is_empty: bool) -> None:
-    """Note how the snapshots below `root` keep owners. Raises StoreError where they are kept in the other way."""
-    mark = os.path.join(root, _MARK)
-    marked = os.path.exists(mark)
-    if marked == privilege.has_one_id():
+    """Note who owns the files of the snapshots below `root`. Raises StoreError where they are owned in another way.
+
+    Overlayfs's own notes on them differ as well between the machine's root and that of a user namespace.
+    """
+    path = os.path.join(root, _MARK)
+    try:
+        with open(path, encoding="ascii") as file:
+            made = file.read()
+    except FileNotFoundError:
+        made = ""
+    now = "machine" if not privilege.in_user_namespace() else "one" if privilege.has_one_id() else "namespace"
+    if made == now:
         return
-    if not is_empty:
-        made, now = ("without", "with") if marked else ("with", "without")
+    if made in _MAKERS and not is_empty:
         raise StoreError(
-            f"the store was made {made} subordinate ids and cannot be used {now} them",
-            hint="run: stagewright prune --all, and remove the images, or take another --root",
+            f"the store was made {_MAKERS[made]} and cannot be used {_MAKERS[now]}",
+            hint="take another --root, or empty this one: stagewright rm all images, then stagewright prune --all",
         )
-    if marked:
-        os.unlink(mark)
-    else:
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with open(path, "w", encoding="ascii") as file:
+        file.write(now)
 
 
 def _place(path: str | bytes, dir_fd: int | None) -> bytes:
