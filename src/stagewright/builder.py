@@ -255,10 +255,9 @@ class Builder:
         return parse(data, path if self._options.file is not None else name)
 
     def _warn_of_one_id(self) -> None:
-        from stagewright.door.ids import HOW_TO_GET_IDS
-
         short = "this user has no subordinate ids: steps cannot change owners, nor run as other users than root"
-        self._emitter(WarningEvent(_vertex_digest(self._definition_name()), short, detail=(HOW_TO_GET_IDS,)))
+        detail = ("stagewright info says why, and how to get some",)
+        self._emitter(WarningEvent(_vertex_digest(self._definition_name()), short, detail=detail))
 
     def _report_finding(self, finding: Finding) -> None:
         warning = WarningEvent(

@@ -27,8 +27,17 @@ def is_privileged() -> bool:
 
 def capabilities() -> int:
     """The effective capabilities of this process as bits, by their numbers."""
+    return int(_status("CapEff"), 16)
+
+
+def may_gain_privileges() -> bool:
+    """Whether set-user-ID programs work for this process, as they do not in many containers (no_new_privs)."""
+    return _status("NoNewPrivs") == "0"
+
+
+def _status(key: str) -> str:
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next((int(line[7:], 16) for line in file if line.startswith("CapEff:")), 0)
+        return next(line.partition(":")[2].strip() for line in file if line.startswith(f"{key}:"))
 
 
 @cache

@@ -326,7 +326,7 @@ class Store:
 
     def info(self) -> dict[str, Any]:
         """The version, the settings in force, what this machine supports and what the store holds, as plain data."""
-        from stagewright.sandbox.probe import probe
+        from stagewright.door.facts import machine_facts
         from stagewright.version import VERSION
 
         return {
@@ -338,7 +338,7 @@ class Store:
             "snapshotter": "overlay",
             "runtime": self._config.oci_runtime or "native",
             "machine": {
-                fact.name: f"{fact.value} ({fact.missing})" if fact.missing else fact.value for fact in probe()
+                fact.name: f"{fact.value} ({fact.missing})" if fact.missing else fact.value for fact in machine_facts()
             },
             "store": {
                 "images": len(self._state.images.list()),

@@ -14,7 +14,7 @@ _SUBORDINATE_GIDS = "/etc/subgid"
 _CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
 # What images hold: the ids of 16 bits, "nobody" among them.
 _ENOUGH = 65536
-HOW_TO_GET_IDS = "give the user subordinate ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+_GIVE_IDS = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Extent:
 class IdMap:
     """The ids of a namespace. `helpers` are the programs that may write the maps, (uid, gid), None to write them here.
 
-    `lack` says why there is one id only, None where there are more.
+    `lack` says why there is one id only and what to do about it, None where there are more.
     """
 
     uids: tuple[Extent, ...]
@@ -52,14 +52,16 @@ def best_id_map() -> IdMap:
 
     helpers = shutil.which("newuidmap"), shutil.which("newgidmap")
     if helpers[0] is None or helpers[1] is None:
-        return IdMap(*one, None, "newuidmap and newgidmap (package uidmap) are not installed")
+        return IdMap(*one, None, "newuidmap and newgidmap are not installed (Debian's package uidmap)")
+    if not privilege.may_gain_privileges():
+        return IdMap(*one, None, "newuidmap cannot work where programs gain no privileges (no_new_privs)")
     names = _own_names(uid)
-    uids = list(_subordinate(_SUBORDINATE_UIDS, names))
-    gids = list(_subordinate(_SUBORDINATE_GIDS, names))
+    uids = list(subordinate_ranges(_SUBORDINATE_UIDS, names))
+    gids = list(subordinate_ranges(_SUBORDINATE_GIDS, names))
     for path, found in ((_SUBORDINATE_UIDS, uids), (_SUBORDINATE_GIDS, gids)):
         if not found:
-            return IdMap(*one, None, f"{path} gives {names[0]} no ids")
-    return IdMap(tuple(_laid_out(uid, uids)), tuple(_laid_out(gid, gids)), (helpers[0], helpers[1]))
+            return IdMap(*one, None, f"{path} gives {names[0]} no ids (as root: {_GIVE_IDS} {names[0]})")
+    return IdMap(tuple(lay_out(uid, uids)), tuple(lay_out(gid, gids)), (helpers[0], helpers[1]))
 
 
 def write(pid: int, ids: IdMap) -> None:
@@ -104,7 +106,7 @@ def _own_names(uid: int) -> tuple[str, ...]:
         return (str(uid),)
 
 
-def _subordinate(path: str, names: Iterable[str]) -> Iterator[tuple[int, int]]:
+def subordinate_ranges(path: str, names: Iterable[str]) -> Iterator[tuple[int, int]]:
     """The (first, count) of each range in a list of subordinate ids, subuid(5)."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -118,7 +120,7 @@ def _subordinate(path: str, names: Iterable[str]) -> Iterator[tuple[int, int]]:
             yield int(first), int(count)
 
 
-def _laid_out(own: int, ranges: list[tuple[int, int]]) -> Iterator[Extent]:
+def lay_out(own: int, ranges: list[tuple[int, int]]) -> Iterator[Extent]:
     """The own id as 0, then the ranges one after the other."""
     yield Extent(0, own, 1)
     inside = 1

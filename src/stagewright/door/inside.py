@@ -14,6 +14,17 @@ from stagewright.errors import PrivilegeNeededError, StagewrightError
 from stagewright.progress.events import Event
 from stagewright.sandbox import kernel
 
+# Settings of the kernel by which machines forbid user namespaces: the file, the value, what to do.
+_SETTINGS = (
+    ("user/max_user_namespaces", "0", "have some allowed: sysctl user.max_user_namespaces=65536"),
+    ("kernel/unprivileged_userns_clone", "0", "have them allowed: sysctl kernel.unprivileged_userns_clone=1"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "give this Python an AppArmor profile with `userns`, or: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+
 
 def main(fd: int) -> NoReturn:
     """Serve the one call that comes by the socket `fd`."""
@@ -37,7 +48,7 @@ def _become_root(channel: socket.socket) -> None:
     try:
         kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
     except OSError as error:
-        refused = PrivilegeNeededError(f"this machine refuses user namespaces: {error.strerror}")
+        refused = PrivilegeNeededError(f"no user namespace can be made: {error.strerror}", hint=_way_to_namespaces())
         wire.send(channel, wire.ERROR, refused)
         os._exit(1)
     wire.send(channel, wire.UNSHARED)
@@ -45,6 +56,19 @@ def _become_root(channel: socket.socket) -> None:
     # The user's other groups stay: files and sockets that they open, such as Docker's, are the user's to use.
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def _way_to_namespaces() -> str:
+    """What keeps an ordinary user from making a namespace, and so what to change."""
+    for setting, refusing, advice in _SETTINGS:
+        try:
+            with open(f"/proc/sys/{setting}", encoding="ascii") as file:
+                value = file.read().strip()
+        except FileNotFoundError:
+            continue
+        if value == refusing:
+            return f"run it as root, or {advice}"
+    return "run it as root; where this is a container, its seccomp profile may forbid user namespaces"
 
 
 def _serve(channel: socket.socket, function: str, arguments: tuple[object, ...]) -> None:

@@ -8,10 +8,10 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from stagewright.door import ids, wire
-from stagewright.errors import PrivilegeNeededError, StagewrightError
+from stagewright.errors import PrivilegeNeededError
 from stagewright.progress.events import Event
 
 _CANCEL_CHECK_S = 0.1
@@ -48,7 +48,7 @@ class Passage:
         """Wait until the child has its namespace, and give it its ids."""
         kind, value = wire.receive(self._channel)
         if kind == wire.ERROR:
-            _refuse(value)
+            raise value
         ids.write(self._pid, ids.best_id_map())
         wire.send(self._channel, wire.MAPPED)
 
@@ -67,10 +67,6 @@ class Passage:
             if kind != wire.EVENT:
                 return kind, value
             self._sink(value)
-
-
-def _refuse(error: StagewrightError) -> NoReturn:
-    raise PrivilegeNeededError(error.message, hint="run it as root, or see: stagewright info")
 
 
 def _spawn(fd: int) -> int:

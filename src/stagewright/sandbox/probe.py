@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 
+from stagewright import privilege
 from stagewright.records import dataclass
 
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -27,14 +28,11 @@ def probe() -> tuple[Fact, ...]:
     """What there is and what is missing; takes some ten milliseconds a runtime that is installed."""
     return (
         Fact("kernel", f"{os.uname().release} {os.uname().machine}"),
-        _privileges(),
         _namespaces(),
         _overlay(),
         _seccomp(),
         _id_mapped_mounts(),
         Fact("cgroups", cgroup_version()),
-        _user_namespaces(),
-        _id_helpers(),
         *_oci_runtimes(),
     )
 
@@ -47,12 +45,6 @@ def cgroup_version() -> str:
     if kinds >= {"cgroup", "cgroup2"}:
         return "hybrid"
     return "v2" if "cgroup2" in kinds else "v1" if "cgroup" in kinds else "none"
-
-
-def _privileges() -> Fact:
-    if os.geteuid() == 0:
-        return Fact("user", "root")
-    return Fact("user", f"UID {os.geteuid()}", "running steps needs root")
 
 
 def _namespaces() -> Fact:
@@ -72,6 +64,8 @@ def _overlay() -> Fact:
         for path in (lower, upper, work):
             os.mkdir(path)
         writable: list[tuple[str, str | None]] = [("upperdir", upper), ("workdir", work)]
+        if privilege.in_user_namespace():
+            writable.append(("userxattr", None))
         try:
             kernel.unshare(kernel.CLONE_NEWNS)
         except OSError as error:
@@ -111,27 +105,6 @@ def _seccomp() -> Fact:
 def _id_mapped_mounts() -> Fact:
     version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     return Fact("ID-mapped mounts", "yes" if version >= _ID_MAPPED_MOUNTS_SINCE else "no")
-
-
-def _user_namespaces() -> Fact:
-    if _read("/proc/sys/user/max_user_namespaces") in ("", "0"):
-        return Fact("user namespaces", "none", "ordinary users cannot build")
-    if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-        return Fact(
-            "user namespaces", "root only", "ordinary users cannot build: kernel.unprivileged_userns_clone is 0"
-        )
-    if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return Fact("user namespaces", "restricted by AppArmor", "ordinary users need an AppArmor profile to build")
-    return Fact("user namespaces", "yes")
-
-
-def _id_helpers() -> Fact:
-    import shutil
-
-    found = [name for name in ("newuidmap", "newgidmap") if shutil.which(name)]
-    if len(found) == 2:
-        return Fact("ID mapping helpers", " ".join(found))
-    return Fact("ID mapping helpers", "none", "images with several users need newuidmap and newgidmap without root")
 
 
 def _oci_runtimes() -> list[Fact]:
