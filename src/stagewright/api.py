@@ -44,6 +44,7 @@ def build(
     tags: Sequence[str] = (),
     target: str | None = None,
     build_args: Mapping[str, str] | None = None,
+    build_contexts: Mapping[str, str] | None = None,
     secrets: Sequence[SecretSource] = (),
     ssh: Sequence[SshSource] = (),
     outputs: Sequence[Output] | None = None,
@@ -72,10 +73,11 @@ def build(
 
     Each argument means what the flag of that name means to `docker buildx build`: `context` is the folder of the build
     context, `file` the Dockerfile's path (default `Dockerfile` in the context), `dockerfile` its text instead,
-    `build_args` name to value, `outputs` what to make (default: an image in the store, under `tags`), `shm_size` in
-    bytes, `ulimits` (name, soft, hard). `jobs` bounds the steps that run at once, `offline` forbids to ask registries,
-    `oci_runtime` is the path of an OCI runtime to run steps with, `host_ca` lets steps trust the host's CA bundle
-    (True) or that of a path. `root` is the state directory and `config` the configuration file.
+    `build_args` name to value, `build_contexts` the name of a stage or image to what stands for it, `outputs` what to
+    make (default: an image in the store, under `tags`), `shm_size` in bytes, `ulimits` (name, soft, hard). `jobs`
+    bounds the steps that run at once, `offline` forbids to ask registries, `oci_runtime` is the path of an OCI runtime
+    to run steps with, `host_ca` lets steps trust the host's CA bundle (True) or that of a path. `root` is the state
+    directory and `config` the configuration file.
 
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
@@ -90,6 +92,7 @@ def build(
         tags=tuple(tags),
         target=target,
         build_args=dict(build_args or {}),
+        build_contexts=dict(build_contexts or {}),
         secrets=tuple(secrets),
         ssh=tuple(ssh),
         outputs=outputs_of(outputs, push=push, load=load),

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stagewright import privilege
@@ -20,6 +21,7 @@ from stagewright.dockerfile.instructions import parse
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
+from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan
 from stagewright.frontend.rules import Finding
@@ -33,7 +35,7 @@ from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource, ResolvedImage
-from stagewright.sources.local import LocalContext
+from stagewright.sources.local import LocalContexts
 from stagewright.sources.ssh import SshAgents
 from stagewright.state import State
 
@@ -45,6 +47,7 @@ _CANCEL_CHECK_S = 0.1
 _MAX_SECRET = 500 << 10
 _RESOLVED_AT_ONCE = 16
 _MAX_DOCKERFILE = 16 << 20
+_IGNORE_FILE = ".dockerignore"
 
 
 class Builder:
@@ -61,7 +64,8 @@ class Builder:
         self.state = State(options.root, env)
         self._client: RegistryClient | None = None
         self._runtime: Runtime | None = None
-        self._context: LocalContext | None = None
+        self._named = NamedContexts(options.build_contexts)
+        self._contexts = LocalContexts(self.state.context_indexes)
         self._base_names: tuple[str, ...] = ()
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
         self._opened = ExitStack()
@@ -88,10 +92,12 @@ class Builder:
         self._check_secrets()
         if privilege.has_one_id():
             self._warn_of_one_id()
+        self._add_named_contexts()
         self._opened.enter_context(BuildLease(self.state.locks, self._cancel))
         dockerfile = self._read_dockerfile()
         patterns = self._read_ignore_file()
         exclusion = Matcher(patterns) if patterns else None
+        self._contexts.add(MAIN_CONTEXT, self._options.context, lambda: exclusion)
         plan = convert(dockerfile, self._frontend_options(patterns), self._resolve, self._report_finding)
         if plan.vertex is None:
             return plan, Result()
@@ -102,7 +108,7 @@ class Builder:
             cancel=self._cancel,
             images=self.images,
             runtime=self._get_runtime,
-            context=lambda name: self._open_context(exclusion),
+            context=self._contexts.get,
             secret=self._secret,
             ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
@@ -150,8 +156,7 @@ class Builder:
         if self._runtime is not None:
             self._runtime.close()
         self._agents.close()
-        if self._context is not None:
-            self._context.close()
+        self._contexts.close()
         self._opened.close()
         if self._client is not None:
             self._client.close()
@@ -190,12 +195,6 @@ class Builder:
 
                     self._runtime = NativeRuntime()
             return self._runtime
-
-    def _open_context(self, exclusion: Matcher | None) -> LocalContext:
-        with self._lock:
-            if self._context is None:
-                self._context = LocalContext(self._options.context, self.state.context_indexes, exclusion)
-            return self._context
 
     def _host_ca(self) -> str | None:
         wanted = self._options.host_ca if self._options.host_ca is not None else self.config.host_ca
@@ -259,6 +258,26 @@ class Builder:
         detail = ("stagewright info says why, and how to get some",)
         self._emitter(WarningEvent(_vertex_digest(self._definition_name()), short, detail=detail))
 
+    def _add_named_contexts(self) -> None:
+        """Let the graph read the folders among the named contexts."""
+        for context in self._named:
+            if context.kind in ("git", "http"):
+                raise UsageError(f"a {context.kind} URL as a named context is not supported yet: {context.value}")
+            if context.kind != "folder":
+                continue
+            if not os.path.isdir(context.value):
+                problem = "not a directory" if os.path.exists(context.value) else "no such file or directory"
+                raise NotFoundError(f"failed to get build context {context.name}: {context.value}: {problem}")
+            self._contexts.add(context.local_name, context.value, partial(self._exclusion_of, context))
+
+    def _exclusion_of(self, context: NamedContext) -> Matcher | None:
+        """What the ignore file in a named context's own folder hides."""
+        path = os.path.join(context.value, _IGNORE_FILE)
+        with self._vertex(context.shown(f"load {_IGNORE_FILE}")):
+            if not os.path.isfile(path):
+                return None
+            return Matcher(read_patterns(_read_file(path, "ignore file"), path))
+
     def _report_finding(self, finding: Finding) -> None:
         warning = WarningEvent(
             _vertex_digest(self._definition_name()),
@@ -272,10 +291,10 @@ class Builder:
     def _read_ignore_file(self) -> Sequence[Pattern]:
         beside = f"{self._dockerfile_path()}.dockerignore"
         paths = [beside] if self._options.dockerfile is None else []
-        paths.append(os.path.join(self._options.context, ".dockerignore"))
+        paths.append(os.path.join(self._options.context, _IGNORE_FILE))
         for path in paths:
             if os.path.isfile(path):
-                with self._vertex("[internal] load .dockerignore"):
+                with self._vertex(f"[internal] load {_IGNORE_FILE}"):
                     return read_patterns(_read_file(path, "ignore file"), path)
         return ()
 
@@ -298,6 +317,7 @@ class Builder:
             extra_hosts=options.add_hosts,
             ulimits=options.ulimits,
             shm_size=options.shm_size or 0,
+            contexts=self._named,
             ignore_patterns=ignore_patterns,
         )
 
@@ -309,7 +329,7 @@ class Builder:
         def resolve() -> None:
             for index in waiting:
                 try:
-                    results[index] = self._resolve_one(requests[index].name, requests[index].platform)
+                    results[index] = self._resolve_one(requests[index])
                 except BaseException as error:
                     results[index] = error
 
@@ -327,19 +347,25 @@ class Builder:
                     result.hint = request.hint or result.hint
                 raise result
             assert result is not None
-            pinned = f"{result.reference}@{result.manifest_descriptor.digest}"
+            pinned = str(result.reference.with_digest(result.manifest_descriptor.digest))
             bases.append(BaseImage(pinned, result.config))
-            self._base_names += (str(result.reference),)
+            if request.context is None or request.context.kind != "layout":
+                self._base_names += (str(result.reference),)
         return bases
 
-    def _resolve_one(self, name: str, platform: Platform) -> ResolvedImage:
+    def _resolve_one(self, request: ImageRequest) -> ResolvedImage:
         from stagewright.registry.reference import Reference
 
         if self._cancel.is_set():
             raise CanceledError
-        reference = Reference.parse(name)
-        with self._vertex(f"[internal] load metadata for {reference}") as reporter:
-            return self.images.resolve(name, platform, reporter, self._cancel)
+        context = request.context
+        if context is not None and context.kind == "layout":
+            name = context.name.partition("::")[0]
+            with self._vertex(context.shown(f"load metadata for {name}")):
+                return self.images.resolve_layout(name, context.value, request.platform, self._cancel)
+        text = f"load metadata for {Reference.parse(request.name)}"
+        with self._vertex(f"[internal] {text}" if context is None else context.shown(text)) as reporter:
+            return self.images.resolve(request.name, request.platform, reporter, self._cancel)
 
     def _vertex(self, name: str, distinction: str = "") -> AbstractContextManager[Reporter]:
         """A vertex of its own in the progress; `distinction` tells apart those of one name."""

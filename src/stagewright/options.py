@@ -50,6 +50,7 @@ class BuildOptions:
     tags: tuple[str, ...] = ()
     target: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
+    build_contexts: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[SecretSource, ...] = ()
     ssh: tuple[SshSource, ...] = ()
     outputs: tuple[Output, ...] = ()

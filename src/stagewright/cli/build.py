@@ -13,6 +13,7 @@ from stagewright.cli.values import (
     csv_fields,
     parse_bool,
     parse_build_args,
+    parse_contexts,
     parse_count,
     parse_host,
     parse_pairs,
@@ -30,7 +31,6 @@ REFUSED = frozenset(
     {
         "allow",
         "attest",
-        "build-context",
         "builder",
         "cache-from",
         "cache-to",
@@ -88,6 +88,12 @@ def _add_inputs(parser: CommandParser) -> None:
     parser.single("-f", "--file", metavar="FILE", help="the Dockerfile (default PATH/Dockerfile; - is stdin)")
     parser.single("--target", metavar="STAGE", help="the stage to build (default the last)")
     parser.repeatable("--build-arg", metavar="NAME[=VALUE]", help="set a build argument")
+    parser.repeatable(
+        "--build-context",
+        metavar="NAME=VALUE",
+        help="let a folder, docker-image://NAME, oci-layout://PATH[:TAG][@DIGEST], target:STAGE or URL stand for the"
+        " stage or image NAME",
+    )
     parser.repeatable("--secret", metavar="SPEC", help="give steps a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE")
     parser.repeatable("--ssh", metavar="SPEC", help="give steps an SSH agent: default, NAME=SOCKET or NAME=KEY[,KEY]")
     parser.switch("--pull", help="ask the registry for every image anew")
@@ -186,6 +192,7 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
         "tags": options.tag,
         "target": options.target,
         "build_args": parse_build_args(options.build_arg, environ),
+        "build_contexts": parse_contexts(options.build_context),
         "secrets": [parse_secret(text, environ) for text in options.secret],
         "ssh": [parse_ssh(text) for text in options.ssh],
         "outputs": _outputs(options.output),

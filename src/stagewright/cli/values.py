@@ -109,6 +109,17 @@ def parse_build_args(texts: Sequence[str], environ: Mapping[str, str]) -> dict[s
     return parse_pairs([text if "=" in text else f"{text}={environ.get(text, '')}" for text in given], "--build-arg")
 
 
+def parse_contexts(texts: Sequence[str]) -> dict[str, str]:
+    """Named contexts from `name=value`; of several for one name the last wins."""
+    contexts = {}
+    for text in filter(None, texts):
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--build-context: invalid context value: {text}, expected name=value")
+        contexts[name] = value
+    return contexts
+
+
 def parse_size(text: str) -> int:
     """A number of bytes from `64m`, `1.5g`, `512kb`, `2GiB`, `1024`; units are powers of 1024."""
     matched = _SIZE.fullmatch(text.strip())

@@ -12,6 +12,7 @@ from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError, StagewrightError
 from stagewright.frontend import metadata
 from stagewright.frontend.checks import check_bases, check_file
+from stagewright.frontend.contexts import as_files
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan, Resolver
 from stagewright.frontend.rules import Finding, Findings
 from stagewright.frontend.run import apply_run
@@ -20,6 +21,7 @@ from stagewright.frontend.stages import StageGraph, StagePlan
 from stagewright.frontend.state import DEFAULT_PATH, StageState, empty_image, image_vertex
 from stagewright.frontend.transfer import apply_transfer, apply_workdir
 from stagewright.graph.vertex import Metadata, Vertex
+from stagewright.image.config import ImageConfig
 from stagewright.image.platform import Platform, host_platform
 from stagewright.records import replace
 
@@ -103,7 +105,7 @@ class _Conversion:
         self._checks: dict[int, StageChecks] = {}
         self._check_file()
         self._graph = StageGraph(dockerfile, self._lexer, self._global_args, options)
-        self._images: dict[tuple[str, str], BaseImage] = {}
+        self._images: dict[tuple[str, str, str], BaseImage] = {}
         self._states: dict[int, StageState] = {}
         self._triggered: set[int] = set()
 
@@ -116,7 +118,7 @@ class _Conversion:
         state.configure(labels={**state.config.labels, **self._options.labels})
         image = replace(state.image, platform=self._image_platform(state.image.platform))
         self._findings.finish()
-        return Plan(state.vertex, image, self._epoch)
+        return Plan(as_files(state.vertex), image, self._epoch)
 
     def _image_platform(self, own: Platform) -> Platform:
         """The platform in the image's config: that of its base, unless the user asked for one."""
@@ -163,13 +165,14 @@ class _Conversion:
                 return needed
 
     def _resolve_images(self, needed: list[StagePlan]) -> None:
-        requests: dict[tuple[str, str], ImageRequest] = {}
+        requests: dict[tuple[str, str, str], ImageRequest] = {}
         for plan in needed:
-            if plan.base is None and not plan.is_scratch:
-                key = (plan.image, str(self._platform(plan)))
+            if plan.is_image:
+                key = self._image_key(plan)
                 if key not in self._images:
-                    hint = self._graph.hint(plan)
-                    requests.setdefault(key, ImageRequest(plan.image, self._platform(plan), plan.location, hint))
+                    hint = self._graph.hint(plan) if plan.context is None else None
+                    request = ImageRequest(plan.image, self._platform(plan), plan.location, hint, plan.context)
+                    requests.setdefault(key, request)
         if requests:
             self._images.update(zip(requests, self._resolve(list(requests.values())), strict=True))
 
@@ -177,14 +180,14 @@ class _Conversion:
         """Whether triggers brought new sources."""
         changed = False
         for plan in needed:
-            if plan.index < 0 or id(plan) in self._triggered:
+            if plan.index < 0 or plan.replaced or id(plan) in self._triggered:
                 continue
             self._triggered.add(id(plan))
             expressions: list[str] = []
             if plan.base is not None:
                 own = plan.base.instructions
                 expressions = [item.text for item in own if isinstance(item, ast.Onbuild)]
-            elif not plan.is_scratch:
+            elif plan.is_image:
                 expressions = list(self._image(plan).config.config.on_build)
             if expressions:
                 assert plan.location is not None
@@ -196,7 +199,11 @@ class _Conversion:
         return plan.platform or self._options.platform
 
     def _image(self, plan: StagePlan) -> BaseImage:
-        return self._images[plan.image, str(self._platform(plan))]
+        return self._images[self._image_key(plan)]
+
+    def _image_key(self, plan: StagePlan) -> tuple[str, str, str]:
+        name = plan.image if plan.context is None else plan.context.value
+        return name, str(self._platform(plan)), plan.context.name if plan.context is not None else ""
 
     # --- stages ---------------------------------------------------------------------------------------------------
 
@@ -222,13 +229,26 @@ class _Conversion:
             image = replace(base.image, config=replace(base.config, on_build=()))
             state = replace(base, name=plan.label, image=image, env=dict(base.env), build_args=list(base.build_args))
             state.cmd_set, state.steps, state.steps_total = False, 0, steps
-        elif plan.is_scratch:
-            platform = self._options.platform
-            state = StageState(platform, plan.label, empty_image(platform), steps_total=steps)
-        else:
+        elif plan.is_image:
             state = self._start_from_image(plan, self._platform(plan), steps)
+        else:
+            state = self._start_from_nothing(plan, steps)
+        if not plan.replaced and plan.index >= 0:
+            state.vertex = as_files(state.vertex)
+            if not any(item.startswith("PATH=") for item in state.config.env):
+                state.configure(env=(*state.config.env, f"PATH={DEFAULT_PATH}"))
         state.see_image_env()
         state.ignore_cache, state.epoch = plan.ignore_cache, self._epoch
+        return state
+
+    def _start_from_nothing(self, plan: StagePlan, steps: int) -> StageState:
+        """A stage without the config of any image, and perhaps with the files of a named context."""
+        platform = self._options.platform
+        image = ImageConfig(platform=platform) if plan.replaced else empty_image(platform)
+        state = StageState(platform, plan.label, image, steps_total=steps)
+        if plan.context is not None and not plan.is_scratch:
+            state.vertex = plan.context.local_vertex()
+            state.steps_total += plan.index >= 0
         return state
 
     def _start_from_image(self, plan: StagePlan, platform: Platform, steps: int) -> StageState:
@@ -237,11 +257,9 @@ class _Conversion:
         state = StageState(platform, plan.label, replace(base.config, config=config, created=None))
         state.steps_total = steps + 1 if plan.index >= 0 else 0
         if base.config.diff_ids:
-            name = state.step_name(f"FROM {base.pinned}")
+            name = state.step_name(f"FROM {base.pinned}") if plan.context is None else plan.context.image_title
             meta = Metadata(name, location=plan.location, stage=plan.label or None)
             state.vertex = image_vertex(base.pinned, platform, meta)
-        if not any(item.startswith("PATH=") for item in config.env):
-            state.configure(env=(*config.env, f"PATH={DEFAULT_PATH}"))
         if config.working_dir:
             state.change_folder(config.working_dir)
         return state

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stagewright.dockerfile.ignore import Pattern
 from stagewright.errors import SourceRange
+from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
 from stagewright.graph.ops import Network
 from stagewright.graph.vertex import Vertex
 from stagewright.image.config import ImageConfig
 from stagewright.image.platform import Platform
 from stagewright.records import dataclass, field
-
-MAIN_CONTEXT = "context"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +26,15 @@ class BaseImage:
 class ImageRequest:
     """An image that is needed: its name as it is written, for which platform, and where it is asked for.
 
-    `hint` is what to tell the user should there be no such image.
+    `hint` is what to tell the user should there be no such image. `context` is the named context that says which image
+    it is.
     """
 
     name: str
     platform: Platform
     location: SourceRange | None
     hint: str | None = None
+    context: NamedContext | None = None
 
 
 Resolver = Callable[[Sequence[ImageRequest]], list[BaseImage]]
@@ -44,8 +45,8 @@ class Options:
     """The frontend's part of a build's options; see `stagewright.api.build` for what they mean.
 
     `platform_requested` says that the user named the platform: then the image's config names it too, whatever its base
-    is for. `context_name` names the local context in the graph; `ignore_patterns` are those of its ignore file, for the
-    check that COPY asks for nothing that they hide.
+    is for. `context_name` names the local context in the graph, `contexts` are the named ones; `ignore_patterns` are
+    those of the main context's ignore file, for the check that COPY asks for nothing that they hide.
     """
 
     platform: Platform
@@ -60,6 +61,7 @@ class Options:
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = 0
     context_name: str = MAIN_CONTEXT
+    contexts: NamedContexts = field(default_factory=NamedContexts)
     ignore_patterns: Sequence[Pattern] = ()
 
 

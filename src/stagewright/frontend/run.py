@@ -10,10 +10,11 @@ from stagewright.dockerfile.heredoc import parse_heredoc
 from stagewright.dockerfile.mounts import MountType, RunMount, Sharing, parse_mount
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError
+from stagewright.frontend.contexts import is_folder, part_of
 from stagewright.frontend.options import Options
 from stagewright.frontend.paths import absolute
 from stagewright.frontend.state import StageState
-from stagewright.graph.ops import CopyAction, ExecOp, FileOp, MkfileAction, Mount, SourceOp
+from stagewright.graph.ops import ExecOp, FileOp, MkfileAction, Mount, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.records import replace
 
@@ -114,7 +115,7 @@ class _Step:
         if mount.type is MountType.TMPFS:
             return Mount("tmpfs", target, size=mount.size_bytes or None)
         if mount.type is MountType.CACHE:
-            origin = self._source(from_name) if from_name else None
+            origin = self._origin(from_name, selector, run) if from_name else None
             cache = Mount(
                 "cache",
                 target,
@@ -127,14 +128,18 @@ class _Step:
             if selector == "/":
                 cache = replace(cache, mode=mount.mode, uid=mount.uid or 0, gid=mount.gid or 0)
             return cache
-        origin = self._source(from_name) if from_name else self._context(selector, run)
+        origin = self._origin(from_name, selector, run)
         return Mount("bind", target, self._input(origin), selector, readonly=mount.read_only)
 
-    def _context(self, selector: str, run: ast.Run) -> Vertex:
-        """The selected part of the build context as a snapshot, under its own path."""
-        local = Vertex(SourceOp(f"local://{self._options.context_name}"), meta=Metadata(_CONTEXT_NAME))
-        copy = FileOp((CopyAction(0, selector, selector, wildcard=False),), base=None)
-        return Vertex(copy, (local,), meta=Metadata(_CONTEXT_NAME, location=run.location))
+    def _origin(self, from_name: str, selector: str, run: ast.Run) -> Vertex | None:
+        """What to mount from; of a folder that is read in place the selected part, under its own path."""
+        if from_name:
+            vertex = self._source(from_name)
+        else:
+            vertex = Vertex(SourceOp(f"local://{self._options.context_name}"), meta=Metadata(_CONTEXT_NAME))
+        if vertex is None or not is_folder(vertex):
+            return vertex
+        return part_of(vertex, selector, replace(vertex.meta, location=run.location))
 
     def _secret(self, mount: RunMount) -> Mount:
         id = mount.source or mount.id or posixpath.basename(mount.target)

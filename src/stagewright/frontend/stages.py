@@ -9,6 +9,7 @@ from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.shell import Lexer
 from stagewright.dockerfile.suggest import suggest, with_suggestion
 from stagewright.errors import DockerfileError, SourceRange, StagewrightError
+from stagewright.frontend.contexts import NamedContext
 from stagewright.frontend.options import Options
 from stagewright.image.platform import Platform, parse_platform
 from stagewright.records import dataclass, field
@@ -40,10 +41,19 @@ class StagePlan:
     mounted: dict[str, StagePlan] = field(default_factory=dict)
     problems: list[DockerfileError] = field(default_factory=list)
     ignore_cache: bool = False
+    context: NamedContext | None = None
+    replaced: bool = False
 
     @property
     def is_scratch(self) -> bool:
         return self.base is None and self.image == SCRATCH
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it starts from the files and the config of an image."""
+        if self.base is not None or self.image == SCRATCH:
+            return False
+        return self.context is None or self.context.kind in ("image", "layout")
 
     @property
     def needs(self) -> list[StagePlan]:
@@ -57,6 +67,8 @@ class StageGraph:
     def __init__(self, dockerfile: Dockerfile, lexer: Lexer, global_args: Mapping[str, str], options: Options) -> None:
         self._lexer = lexer
         self._global_args = global_args
+        self._contexts = options.contexts
+        self._default_platform = options.platform
         self._stages: list[StagePlan] = []
         self._by_name: dict[str, StagePlan] = {}
         self._images: dict[str, StagePlan] = {}
@@ -88,9 +100,36 @@ class StageGraph:
             instructions=list(stage.instructions),
             ignore_cache=options.no_cache or stage.name in [name.lower() for name in options.no_cache_filter],
         )
+        context = self._contexts.find(stage.name, plan.platform or self._default_platform) if stage.name else None
+        if context is not None:
+            plan.base, plan.instructions, plan.replaced = None, [], True
+            self._stand_in(plan, context)
+        elif plan.base is None:
+            self._stand_in(plan, self._contexts.find_image(image, plan.platform or self._default_platform))
         self._stages.append(plan)
         if stage.name:
             self._by_name[stage.name] = plan
+
+    def _stand_in(self, plan: StagePlan, context: NamedContext | None) -> None:
+        """Put a named context in the place of what the plan starts from."""
+        plan.context = context
+        if context is None:
+            return
+        if context.kind == "image":
+            plan.image = context.value
+        elif context.kind == "stage":
+            plan.base = self._stage_of(context, plan.location)
+        else:
+            # What the name would have meant without the context.
+            plan.image = ""
+
+    def _stage_of(self, context: NamedContext, location: SourceRange | None) -> StagePlan:
+        stage = self._by_name.get(context.value.lower())
+        if stage is None:
+            message = f'named context "{context.name}": target stage "{context.value}" could not be found'
+            message = with_suggestion(message, context.value, list(self._by_name), case_sensitive=False)
+            raise DockerfileError(message, location=location, hint="it has to be defined before it is used")
+        return stage
 
     def _platform(self, stage: Stage) -> Platform:
         text = self._expand(stage.platform, stage.location)
@@ -175,7 +214,12 @@ class StageGraph:
 
     def _image(self, name: str, location: SourceRange) -> StagePlan:
         if name not in self._images:
-            self._images[name] = StagePlan(-1, "", "", name, None, location)
+            context = self._contexts.find_image(name, self._default_platform)
+            if context is not None and context.kind == "stage":
+                return self._stage_of(context, location)
+            plan = StagePlan(-1, "", "", name, None, location)
+            self._stand_in(plan, context)
+            self._images[name] = plan
         return self._images[name]
 
     def hint(self, plan: StagePlan) -> str | None:

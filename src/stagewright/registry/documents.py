@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError, NotFoundError
@@ -15,17 +15,31 @@ from stagewright.image.manifest import Index, Manifest, parse_manifest
 from stagewright.image.platform import Platform
 from stagewright.registry.reference import Reference
 
-if TYPE_CHECKING:
-    from stagewright.registry.client import RegistryClient
-
 # The blob, its bytes done, its bytes in all. Called from several threads at once.
 BlobProgress = Callable[[Descriptor, int, int], None]
 
 _MAX_DEPTH = 3
 
 
+class Origin(Protocol):
+    """Where the documents and layers of images come from: a registry's client, or an image layout."""
+
+    def fetch_manifest(self, ref: Reference, descriptor: Descriptor, cancel: threading.Event | None = None) -> bytes:
+        """The bytes of a manifest or index, verified."""
+
+    def fetch_blob(
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        store: BlobStore,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """Bring a blob into the store, verified; `progress` gets the bytes done and the bytes in all."""
+
+
 def fetch_image(
-    client: Callable[[], RegistryClient],
+    client: Callable[[], Origin],
     ref: Reference,
     descriptor: Descriptor,
     platform: Platform,
@@ -49,7 +63,7 @@ class _Documents:
 
     def __init__(
         self,
-        client: Callable[[], RegistryClient],
+        client: Callable[[], Origin],
         ref: Reference,
         store: BlobStore,
         progress: BlobProgress | None,

@@ -21,7 +21,7 @@ from stagewright.image.manifest import Manifest
 from stagewright.image.platform import Platform
 from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
-from stagewright.registry.documents import fetch_image
+from stagewright.registry.documents import Origin, fetch_image
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.compress import LayerBlob
@@ -40,13 +40,14 @@ _AGE_RESOLUTION_S = 60
 class ResolvedImage:
     """An image that a name means now.
 
-    `manifest_descriptor` leads to the platform's manifest.
+    `manifest_descriptor` leads to the platform's manifest. `origin` is asked for layers that are not here yet.
     """
 
     reference: Reference
     manifest_descriptor: Descriptor
     manifest: Manifest
     config: ImageConfig
+    origin: Callable[[], Origin]
 
 
 class ImageSource:
@@ -92,12 +93,25 @@ class ImageSource:
         stored = None if self._pull else self._images.get(str(reference))
         if stored is not None:
             try:
-                return self._load(reference, stored, platform, cancel, _no_client)
+                return self._load(reference, stored, platform, cancel, _no_client, self._online)
             except NotFoundError:
                 # It may hold an index of which only one platform was pulled.
                 pass
         target = self._resolve_remote(reference, reporter, cancel)
-        return self._load(reference, target, platform, cancel, self._online)
+        return self._load(reference, target, platform, cancel, self._online, self._online)
+
+    def resolve_layout(self, name: str, layout: str, platform: Platform, cancel: threading.Event) -> ResolvedImage:
+        """The image of an OCI image layout, `path[:tag][@digest]`, for the platform; `name` is what to call it.
+
+        Raises NotFoundError, IntegrityError and StoreError.
+        """
+        from stagewright.sources.layout import OciLayout, parse_layout
+
+        folder, tag, digest = parse_layout(layout)
+        origin = OciLayout(folder)
+        target = origin.find(tag, digest)
+        reference = Reference.parse(name).with_digest(target.digest)
+        return self._load(reference, target, platform, cancel, lambda: origin, lambda: origin)
 
     def _resolve_remote(self, reference: Reference, reporter: Reporter, cancel: threading.Event) -> Descriptor:
         known = self._last_resolution(reference)
@@ -148,11 +162,12 @@ class ImageSource:
         target: Descriptor,
         platform: Platform,
         cancel: threading.Event,
-        client: Callable[[], RegistryClient],
+        documents: Callable[[], Origin],
+        layers: Callable[[], Origin],
     ) -> ResolvedImage:
-        """The platform's manifest and config behind a descriptor."""
-        found = fetch_image(client, reference, target, platform, self._blobs, cancel=cancel)
-        resolved = ResolvedImage(reference, *found)
+        """The platform's manifest and config behind a descriptor; `documents` has those that are missing."""
+        found = fetch_image(documents, reference, target, platform, self._blobs, cancel=cancel)
+        resolved = ResolvedImage(reference, *found, layers)
         with self._lock:
             self._resolved[resolved.manifest_descriptor.digest] = resolved
         return resolved
@@ -191,9 +206,9 @@ class ImageSource:
     def _fetch(self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
         if self._blobs.has(layer.digest, layer.size):
             return
-        client = self._online()
+        origin = resolved.origin()
         with reporter.status(layer.digest, layer.size) as row:
-            client.fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
+            origin.fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
 
     def _unpack(
         self,

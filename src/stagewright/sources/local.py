@@ -1,9 +1,11 @@
-"""The local build context: a folder of the host, read where it lies."""
+"""Local build contexts: folders of the host, read where they lie."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from stagewright.dockerfile.ignore import Matcher
@@ -36,3 +38,33 @@ class LocalContext:
         """Keep the index and give the folder back."""
         self.digests.save()
         os.close(self._root)
+
+
+class LocalContexts:
+    """The folders that one build reads in place, by the names that the graph has for them. Thread-safe.
+
+    Each is opened when it is first asked for, and closed by `close`. `indexes` is where their stat indexes lie.
+    """
+
+    def __init__(self, indexes: Path) -> None:
+        self._indexes = indexes
+        self._folders: dict[str, tuple[str, Callable[[], Matcher | None]]] = {}
+        self._opened: dict[str, LocalContext] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, folder: str, exclusion: Callable[[], Matcher | None]) -> None:
+        """Name a folder; `exclusion` answers what its ignore file hides, and is asked when the folder is opened."""
+        self._folders[name] = folder, exclusion
+
+    def get(self, name: str) -> LocalContext:
+        """The folder of that name. Raises NotFoundError where it does not exist, and what `exclusion` raises."""
+        with self._lock:
+            if name not in self._opened:
+                folder, exclusion = self._folders[name]
+                self._opened[name] = LocalContext(folder, self._indexes, exclusion())
+            return self._opened[name]
+
+    def close(self) -> None:
+        """Keep the indexes and give the folders back."""
+        for context in self._opened.values():
+            context.close()

@@ -123,7 +123,7 @@ def test_an_iid_file_of_before_does_not_outlive_a_failed_build(bench: Workbench)
         (("--jobs=0",), "0"),
         (("--secret", "src=x"), "id"),
         (("-t", "UPPER"), "UPPER"),
-        (("--build-context", "name=docker-image://x"), "the flag --build-context is not supported yet"),
+        (("--build-context", "name"), "invalid context value: name"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(bench: Workbench, flags: tuple[str, ...], named: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from stagewright.builder import Builder
 from stagewright.errors import NotFoundError
 from stagewright.frontend.options import ImageRequest
-from stagewright.image.platform import Platform, host_platform
+from stagewright.image.platform import host_platform
 from stagewright.options import BuildOptions
 from stagewright.progress.reporter import Emitter
 
@@ -20,7 +20,8 @@ def test_many_images_are_asked_for_by_few_threads(tmp_path: Path, monkeypatch: p
     threads: set[threading.Thread] = set()
     together = threading.Barrier(2)
 
-    def resolve(builder: Builder, name: str, platform: Platform) -> None:
+    def resolve(builder: Builder, request: ImageRequest) -> None:
+        name = request.name
         threads.add(threading.current_thread())
         asked.append(name)
         if name in ("image0", "image1"):

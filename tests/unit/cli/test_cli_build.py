@@ -72,6 +72,11 @@ def test_build_args(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> No
     assert request["build_args"] == {"A": "1", "FROM_ENV": "e"}
 
 
+def test_build_contexts(library: FakeLibrary) -> None:
+    request = asked(library, "--build-context", "a=/x=y", "--build-context=b=target:c", "--build-context", "")
+    assert request["build_contexts"] == {"a": "/x=y", "b": "target:c"}
+
+
 @pytest.mark.parametrize(
     ("text", "source"),
     [
@@ -173,7 +178,7 @@ def test_host_ca(library: FakeLibrary, flag: str, value: str | bool) -> None:
         (("--no-cache", "--no-cache-filter", "a", "."), "exclude each other"),
         (("-q", "--progress", "plain", "."), "exclude each other"),
         (("--progress", "fancy", "."), "unknown progress mode 'fancy'"),
-        (("--build-context", "x=y", "."), "the flag --build-context is not supported yet"),
+        (("--build-context", "x", "."), "--build-context: invalid context value: x, expected name=value"),
         (("--annotation", "x", "."), "--annotation"),
         (("--add-host", "x", "."), "--add-host"),
     ],
