@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 import threading
 
 from stagewright.errors import SandboxError
-from stagewright.sandbox import seccomp, wire
+from stagewright.sandbox import kernel, seccomp, wire
 
 Bundles = tuple[str, str]
 """For OCI runtimes: a directory to mount bundles upon and the control group of all steps; both go with the launcher."""
@@ -40,7 +41,7 @@ class LauncherProcess:
         if failures:
             self._control.close()
             reason = failures[0].strerror
-            raise SandboxError(f"cannot start the launcher of steps: {reason}", hint="steps need to run as root")
+            raise SandboxError(f"cannot start the launcher of steps: {reason}")
         self._greet((program, bundles))
 
     def _greet(self, greeting: tuple[bytes, Bundles | None]) -> None:
@@ -69,10 +70,14 @@ def _spawn_launcher(control_fd: int) -> int:
     A step whose program is a script of `#!/proc/self/exe` runs what the launcher ran, our interpreter, and has it in
     /proc. So the launcher runs it from a mount that nobody can write to.
     """
-    from stagewright.sandbox import kernel
-
     kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
+    try:
+        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _make_root_a_mount()
+        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
     interpreter = os.path.realpath(sys.executable)
     readonly = kernel.open_tree_at(interpreter)
     try:
@@ -93,6 +98,17 @@ def _spawn_launcher(control_fd: int) -> int:
         setsid=True,
         setsigmask=[],
     )
+
+
+def _make_root_a_mount() -> None:
+    """Enter a copy of the root as a mount of its own: in a plain chroot the root is a folder of some other mount."""
+    root = kernel.open_whole_tree_at("/")
+    try:
+        kernel.move_mount_to(root, "/")
+        os.fchdir(root)
+    finally:
+        os.close(root)
+    os.chroot(".")
 
 
 class LauncherSlot:
