@@ -36,12 +36,16 @@ from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource, ResolvedImage
 from stagewright.sources.local import LocalContexts
+from stagewright.sources.remote import RemoteSources
 from stagewright.sources.ssh import SshAgents
 from stagewright.state import State
 
 if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
+    from stagewright.registry.http import HttpClient
     from stagewright.sandbox.spec import Runtime
+    from stagewright.sources.git import GitSource
+    from stagewright.sources.http import HttpSource
 
 _CANCEL_CHECK_S = 0.1
 _MAX_SECRET = 500 << 10
@@ -70,7 +74,7 @@ class Builder:
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
         self._opened = ExitStack()
         self._closed = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watchers: list[threading.Thread] = []
         self._lock = threading.Lock()
         self.images = ImageSource(
             self.client,
@@ -82,6 +86,7 @@ class Builder:
             offline=options.offline,
             pull=options.pull,
         )
+        self.remotes = RemoteSources(self._http_source, self._git_source)
         self.platform = _platform(options.platform)
 
     def build(self) -> tuple[Plan, Result]:
@@ -107,6 +112,7 @@ class Builder:
             cache_mounts=self.state.cache_mounts,
             cancel=self._cancel,
             images=self.images,
+            remotes=self.remotes,
             runtime=self._get_runtime,
             context=self._contexts.get,
             secret=self._secret,
@@ -114,7 +120,8 @@ class Builder:
             host_ca=self._host_ca(),
         )
         jobs = self._options.jobs or self.config.jobs
-        solver = Solver(runners(worker), self.state.keys, self.state.locks, self._emitter, self._cancel, jobs)
+        keys, locks = self.state.keys, self.state.locks
+        solver = Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
         return plan, solver.solve([plan.vertex])[0]
 
     def export(self, plan: Plan, result: Result, exporters: Sequence[Exporter]) -> list[Exported | None]:
@@ -151,10 +158,11 @@ class Builder:
     def close(self) -> None:
         """Give everything back; what steps still run is killed."""
         self._closed.set()
-        if self._watcher is not None:
-            self._watcher.join()
+        for watcher in self._watchers:
+            watcher.join()
         if self._runtime is not None:
             self._runtime.close()
+        self.remotes.close()
         self._agents.close()
         self._contexts.close()
         self._opened.close()
@@ -171,11 +179,40 @@ class Builder:
                 from stagewright.registry.client import RegistryClient
 
                 self._client = RegistryClient(self.config, self._env)
-                self._watcher = threading.Thread(target=self._abort_when_canceled, args=(self._client,), daemon=True)
-                self._watcher.start()
+                self._watch(self._client)
             return self._client
 
-    def _abort_when_canceled(self, client: RegistryClient) -> None:
+    def _http_source(self) -> HttpSource:
+        from stagewright.registry.http import HttpClient
+        from stagewright.sources.http import HttpSource
+
+        # Trust that the configuration gives to a registry is not for every URL of that host.
+        client = HttpClient({}, self._env)
+        self._watch(client)
+        self._opened.callback(client.close)
+        state = self.state
+        return HttpSource(client, state.snapshots, state.db, self._secret, self._cancel, offline=self._options.offline)
+
+    def _git_source(self) -> GitSource:
+        from stagewright.sources.git import GitSource
+
+        return GitSource(
+            self.state.git_repositories,
+            self.state.snapshots,
+            self.state.locks,
+            self._env,
+            self._secret,
+            self._agents.socket,
+            self._cancel,
+            offline=self._options.offline,
+        )
+
+    def _watch(self, client: RegistryClient | HttpClient) -> None:
+        watcher = threading.Thread(target=self._abort_when_canceled, args=(client,), daemon=True)
+        watcher.start()
+        self._watchers.append(watcher)
+
+    def _abort_when_canceled(self, client: RegistryClient | HttpClient) -> None:
         """Break off a read that waits for a silent registry, which looks at no event."""
         while not self._closed.wait(_CANCEL_CHECK_S):
             if self._cancel.is_set():
@@ -261,8 +298,6 @@ class Builder:
     def _add_named_contexts(self) -> None:
         """Let the graph read the folders among the named contexts."""
         for context in self._named:
-            if context.kind in ("git", "http"):
-                raise UsageError(f"a {context.kind} URL as a named context is not supported yet: {context.value}")
             if context.kind != "folder":
                 continue
             if not os.path.isdir(context.value):

@@ -101,9 +101,9 @@ class Collector:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
         for identity, name in mounts:
             removed.add(f"cache mount {identity}", _remove(str(self._state.root / "mounts" / name)))
-        folder = self._state.context_indexes
-        for index in _names(str(folder)):
-            removed.reclaimed += _remove(str(folder / index))
+        for folder in (self._state.context_indexes, self._state.git_repositories):
+            for name in _names(str(folder)):
+                removed.reclaimed += _remove(str(folder / name))
 
     def _remove_snapshots(self, chains: set[str], removed: _Removed) -> None:
         """Remove the snapshots that are, and are below, neither a result nor a layer of an image with these chains."""

@@ -15,6 +15,7 @@ from stagewright.image.platform import host_platform
 from stagewright.records import dataclass, field
 from stagewright.snapshots.store import SnapshotRow
 from stagewright.sources.image import chain_ids
+from stagewright.sources.remote import URL_ROW
 from stagewright.state import State
 
 _DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS
@@ -58,7 +59,7 @@ def needed_by_images(state: State) -> Reach:
 
 def needed_by_resolutions(state: State) -> Reach:
     """What the images are made of that names in FROM were last resolved to."""
-    rows = state.db.query("SELECT value FROM resolutions")
+    rows = state.db.query("SELECT value FROM resolutions WHERE name NOT LIKE ?", (f"{URL_ROW}%",))
     return reach(state.blobs, [Descriptor.from_json(json.loads(value)) for (value,) in rows])
 
 

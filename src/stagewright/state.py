@@ -66,6 +66,11 @@ class State:
         """The folder of the stat indexes of build contexts."""
         return self.root / "contexts"
 
+    @property
+    def git_repositories(self) -> Path:
+        """The folder of the bare repositories that keep what was fetched from git remotes."""
+        return self.root / "git"
+
     def close(self) -> None:
         if "db" in self.__dict__:
             self.db.close()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from stagewright.dockerfile.giturl import parse_git_ref
 from stagewright.errors import UsageError
+from stagewright.frontend.remote import context_source
 from stagewright.graph.ops import CopyAction, FileOp, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.platform import Platform, parse_platform
-from stagewright.patterns import pattern
 from stagewright.records import dataclass
 from stagewright.registry.reference import Reference
 
@@ -25,7 +25,6 @@ _PREFIXES: tuple[tuple[str, Kind], ...] = (
     ("http://", "http"),
     ("https://", "http"),
 )
-_GIT = pattern(r"(?:git|ssh)://.*|https?://[^?#]*\.git(?:[?#].*)?|[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*", re.DOTALL)
 _NOT_REPLACED = ("scratch", "context")
 _LATEST = ":latest"
 
@@ -43,8 +42,10 @@ class NamedContext:
         """How the graph names a folder; the main context's name stays its own."""
         return f"_{self.name}" if self.name == MAIN_CONTEXT else self.name
 
-    def local_vertex(self) -> Vertex:
-        """The vertex of a folder."""
+    def vertex(self) -> Vertex:
+        """The vertex of a folder, a git repository or a URL."""
+        if (remote := context_source(self.value, name=self.name)) is not None:
+            return remote
         return Vertex(SourceOp(_LOCAL + self.local_name), meta=Metadata(self.shown("load from client")))
 
     @property
@@ -122,7 +123,7 @@ def _short(name: str) -> str:
 
 
 def _parse_value(value: str) -> tuple[Kind, str]:
-    if _GIT.fullmatch(value):
+    if parse_git_ref(value) is not None:
         return "git", value
     for prefix, kind in _PREFIXES:
         if value.startswith(prefix):

@@ -247,7 +247,7 @@ class _Conversion:
         image = ImageConfig(platform=platform) if plan.replaced else empty_image(platform)
         state = StageState(platform, plan.label, image, steps_total=steps)
         if plan.context is not None and not plan.is_scratch:
-            state.vertex = plan.context.local_vertex()
+            state.vertex = plan.context.vertex()
             state.steps_total += plan.index >= 0
         return state
 

@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from stagewright.dockerfile.ignore import Pattern
 from stagewright.errors import SourceRange
 from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
-from stagewright.graph.ops import Network
-from stagewright.graph.vertex import Vertex
+from stagewright.graph.ops import Network, SourceOp
+from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.config import ImageConfig
 from stagewright.image.platform import Platform
 from stagewright.records import dataclass, field
+
+
+def local_context(name: str) -> Vertex:
+    """The vertex of a folder of the host that is read in place; the worker knows the folder by that name."""
+    return Vertex(SourceOp(f"local://{name}"), meta=Metadata("[internal] load build context"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,9 @@ class Options:
     """The frontend's part of a build's options; see `stagewright.api.build` for what they mean.
 
     `platform_requested` says that the user named the platform: then the image's config names it too, whatever its base
-    is for. `context_name` names the local context in the graph, `contexts` are the named ones; `ignore_patterns` are
-    those of the main context's ignore file, for the check that COPY asks for nothing that they hide.
+    is for. `context` is the vertex that COPY without --from reads: a local context or, see `frontend.remote`, any other
+    vertex; `contexts` are the named ones; `ignore_patterns` are those of a local main context's ignore file, for the
+    check that COPY asks for nothing that they hide.
     """
 
     platform: Platform
@@ -60,7 +66,7 @@ class Options:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = 0
-    context_name: str = MAIN_CONTEXT
+    context: Vertex = field(default_factory=lambda: local_context(MAIN_CONTEXT))
     contexts: NamedContexts = field(default_factory=NamedContexts)
     ignore_patterns: Sequence[Pattern] = ()
 

@@ -14,7 +14,7 @@ from stagewright.frontend.contexts import is_folder, part_of
 from stagewright.frontend.options import Options
 from stagewright.frontend.paths import absolute
 from stagewright.frontend.state import StageState
-from stagewright.graph.ops import ExecOp, FileOp, MkfileAction, Mount, SourceOp
+from stagewright.graph.ops import ExecOp, FileOp, MkfileAction, Mount
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.records import replace
 
@@ -22,7 +22,6 @@ Source = Callable[[str], Vertex | None]
 """Answers the files of a stage or image by the name that an instruction uses; None for none (scratch)."""
 
 _SCRIPTS = "/dev/pipes/"
-_CONTEXT_NAME = "[internal] load build context"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
@@ -133,10 +132,7 @@ class _Step:
 
     def _origin(self, from_name: str, selector: str, run: ast.Run) -> Vertex | None:
         """What to mount from; of a folder that is read in place the selected part, under its own path."""
-        if from_name:
-            vertex = self._source(from_name)
-        else:
-            vertex = Vertex(SourceOp(f"local://{self._options.context_name}"), meta=Metadata(_CONTEXT_NAME))
+        vertex = self._source(from_name) if from_name else self._options.context
         if vertex is None or not is_folder(vertex):
             return vertex
         return part_of(vertex, selector, replace(vertex.meta, location=run.location))

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from stagewright.dockerfile import ast
+from stagewright.dockerfile.giturl import parse_git_ref
+from stagewright.dockerfile.golang import quote
 from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.dockerfile.shell import Lexer
 from stagewright.dockerfile.wildcard import has_wildcards
 from stagewright.errors import DockerfileError
 from stagewright.frontend.options import Options
 from stagewright.frontend.paths import absolute, destination
+from stagewright.frontend.remote import filename_of, git_source, http_source, is_checksum, is_url
 from stagewright.frontend.run import Source
 from stagewright.frontend.state import StageState
-from stagewright.graph.ops import CopyAction, FileOp, MergeOp, MkdirAction, MkfileAction, SourceOp
+from stagewright.graph.ops import CopyAction, FileOp, MergeOp, MkdirAction, MkfileAction
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.chmod import apply_mode
-from stagewright.patterns import pattern
 from stagewright.records import replace
+from stagewright.redaction import redact_text, redact_url
 
 Expand = Callable[[str], str]
 NameOf = Callable[[str], str]
-
-_HTTP = ("http://", "https://")
-_GIT_SCHEME = pattern(r"(?:git|ssh)://", re.IGNORECASE)
-_GIT_HTTP = pattern(r"https?://[^?#]*\.git(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
-_GIT_SCP = pattern(r"[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*", re.DOTALL)
 
 
 def apply_transfer(
@@ -45,7 +42,7 @@ def apply_transfer(
         apply_mode(chmod, 0, False)
     # What is malformed is said at its line, not when the copy runs.
     Matcher(patterns_from(instruction.exclude))
-    _check_sources(instruction, sources)
+    checksum = _checksum(instruction, sources, expand)
     common = CopyAction(
         0,
         "",
@@ -55,41 +52,60 @@ def apply_transfer(
         excludes=instruction.exclude,
         mtime=state.epoch,
     )
+    name = name_of(redact_text(instruction.original))
     inputs: list[Vertex] = []
     actions = []
     origin = _origin(instruction, options, source)
     for path in sources:
+        meta = _metadata(state, instruction, name, ignore_cache=False)
+        if (remote := _remote(instruction, path, checksum, common, meta)) is not None:
+            vertex, action = remote
+            actions.append(replace(action, input=_index(inputs, vertex)))
+            continue
         action = replace(common, input=_index(inputs, origin), unpack=_unpacks(instruction), optional=True)
         actions.append(_select(action, path, parents=isinstance(instruction, ast.Copy) and instruction.parents))
     for content in instruction.contents:
         inline = _index(inputs, _inline(content, state))
         actions.append(replace(common, input=inline, source=content.path, wildcard=False))
-    name = name_of(instruction.original)
     link = instruction.link and not chmod
     state.vertex = _stack(state, tuple(actions), inputs, _metadata(state, instruction, name), link=link)
-    state.commit(_history(instruction, sources, chown, chmod, target), layer=True)
+    shown = [redact_url(path) for path in sources]
+    state.commit(_history(instruction, shown, chown, chmod, target), layer=True)
 
 
-def _check_sources(instruction: ast.TransferInstruction, sources: list[str]) -> None:
-    """Refuse what only the network could give."""
-    kinds = [kind for path in sources if (kind := _remote_kind(path))]
-    if isinstance(instruction, ast.Add):
-        if instruction.checksum:
-            if len(instruction.sources) != 1:
-                raise DockerfileError("checksum can't be specified for multiple sources")
-            if not kinds:
-                raise DockerfileError("checksum requires HTTP(S) or Git sources")
-        if kinds:
-            raise DockerfileError(f"ADD of a {kinds[0]} is not supported yet", hint="fetch it in a RUN step")
-    elif kinds:
-        raise DockerfileError(f"source can't be a {kinds[0]} for COPY", hint="use ADD")
+def _checksum(instruction: ast.TransferInstruction, sources: list[str], expand: Expand) -> str:
+    """The value of --checksum, "" without one. Raises DockerfileError where there is nothing that it could be of."""
+    checksum = expand(instruction.checksum) if isinstance(instruction, ast.Add) else ""
+    if checksum and len(sources) != 1:
+        raise DockerfileError("checksum can't be specified for multiple sources")
+    if checksum and not (is_url(sources[0]) or parse_git_ref(sources[0])):
+        raise DockerfileError("checksum requires HTTP(S) or Git sources")
+    return checksum
 
 
-def _remote_kind(path: str) -> str | None:
-    """What a source is that is no file of the context: a URL, or a git repository by BuildKit's rules."""
-    if _GIT_SCHEME.match(path) or _GIT_HTTP.fullmatch(path) or _GIT_SCP.fullmatch(path):
-        return "git ref"
-    return "URL" if path.startswith(_HTTP) else None
+def _remote(
+    instruction: ast.TransferInstruction, path: str, checksum: str, common: CopyAction, meta: Metadata
+) -> tuple[Vertex, CopyAction] | None:
+    """The vertex of a source that is not of this machine, and its copy; None for any other source."""
+    ref = parse_git_ref(path)
+    if ref is None and not is_url(path):
+        return None
+    kind = "URL" if ref is None else "git ref"
+    if not isinstance(instruction, ast.Add):
+        raise DockerfileError(f"source can't be a {kind} for COPY", hint="use ADD")
+    if ref is None:
+        filename = filename_of(path)
+        if checksum and not is_checksum(checksum):
+            raise DockerfileError(f"invalid checksum {checksum}", hint="write it as sha256: and 64 hex digits")
+        vertex = http_source(path, meta, filename=filename, checksum=checksum)
+        return vertex, replace(common, source=filename, wildcard=False, unpack=bool(instruction.unpack))
+    keep = instruction.keep_git_dir
+    if keep is not None and ref.keep_git_dir not in (None, keep):
+        raise DockerfileError("inconsistent keep-git-dir configuration")
+    if checksum and ref.checksum not in ("", checksum):
+        raise DockerfileError(f"checksum mismatch {quote(checksum)} != {quote(ref.checksum)}")
+    vertex = git_source(ref, meta, keep_git_dir=bool(keep), checksum=checksum)
+    return vertex, replace(common, source="/", wildcard=False, folder_itself=True)
 
 
 def _unpacks(instruction: ast.TransferInstruction) -> bool:
@@ -121,7 +137,7 @@ def _origin(instruction: ast.TransferInstruction, options: Options, source: Sour
         vertex = source(instruction.from_name)
         # A copy from nothing finds nothing, and says so when it looks.
         return vertex or Vertex(FileOp((), base=None), meta=Metadata("scratch"))
-    return Vertex(SourceOp(f"local://{options.context_name}"), meta=Metadata("[internal] load build context"))
+    return options.context
 
 
 def _inline(content: ast.SourceContent, state: StageState) -> Vertex:

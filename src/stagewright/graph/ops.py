@@ -100,7 +100,8 @@ class CopyAction:
     wildcard match nothing. `includes` and `excludes` are patterns as in .dockerignore, compared with paths relative to
     the source folder: what is copied has to match the first, if there are any, and not the second. `required` are
     paths inside the input that have to exist. `mtime` is the time of all that is written, in seconds since the epoch
-    (None: the files' own).
+    (None: the files' own). With `folder_itself` a destination that does not exist yet gets the mode of the source
+    folder.
     """
 
     input: int
@@ -115,11 +116,12 @@ class CopyAction:
     excludes: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     mtime: int | None = None
+    folder_itself: bool = False
 
     def identity(self) -> Any:
         return [
             "copy", self.input, self.source, self.dest, self.owner, self.mode, self.wildcard, self.unpack,
-            self.optional, self.includes, self.excludes, self.required, self.mtime,
+            self.optional, self.includes, self.excludes, self.required, self.mtime, self.folder_itself,
         ]  # fmt: skip
 
 

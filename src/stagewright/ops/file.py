@@ -174,7 +174,7 @@ class FileRunner:
             if not known_dir and target.lstat(path) is not None:
                 raise StagewrightError(f"cannot copy to non-directory: /{path}")
             target.hold_dirs(path, owner)
-            copier.copy_contents(selected.entry, path)
+            copier.copy_contents(selected.entry, path, take_metadata=action.folder_itself and not known_dir)
             return
         if known_dir:
             path = posixpath.join(path, selected.name)

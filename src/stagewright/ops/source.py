@@ -1,4 +1,4 @@
-"""Runs source ops: build contexts in place, images pulled and unpacked."""
+"""Runs source ops: build contexts in place, images pulled and unpacked, URLs and git repositories fetched."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class SourceRunner:
             # Named as BuildKit names it, for tools that look for the row.
             self._worker.context(name).digests.on_read = reporter.row("transferring context:").update
             return Result(context=name)
-        assert identifier.startswith(IMAGE)
+        if not identifier.startswith(IMAGE):
+            return Result(self._worker.remotes.snapshot(vertex, reporter))
         digest = identifier.rpartition("@")[2]
         return Result(self._worker.images.snapshot(digest, reporter, self._worker.cancel))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stagewright.snapshots.store import SnapshotStore
     from stagewright.sources.image import ImageSource
     from stagewright.sources.local import LocalContext
+    from stagewright.sources.remote import RemoteSources
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Worker:
     cache_mounts: CacheMounts
     cancel: threading.Event
     images: ImageSource
+    remotes: RemoteSources
     runtime: Callable[[], Runtime]
     context: Callable[[str], LocalContext]
     secret: Callable[[str], bytes | None]

@@ -168,6 +168,8 @@ class HttpClient:
     ) -> Response:
         """Send a request and return the response with its body unread; redirects are followed.
 
+        Bodies come as they are unless `headers` have another Accept-Encoding than "identity".
+
         An Authorization header goes only to the origin of `url`: not to another host, nor from https to http. A
         `secret_body` does not, either: such a redirect is refused. Raises UnreachableError without an answer,
         RegistryError for bad certificates and endless redirects, CanceledError after `abort()`.
@@ -261,7 +263,8 @@ class HttpClient:
         connection = link.connection
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", link.key[0].netloc)
-        connection.putheader("Accept-Encoding", "identity")
+        if "Accept-Encoding" not in headers:
+            connection.putheader("Accept-Encoding", "identity")
         connection.putheader("User-Agent", "stagewright")
         for name, value in headers.items():
             connection.putheader(name, value)
@@ -348,7 +351,7 @@ def join_url(base: str, location: str) -> str:
     try:
         return urljoin(base, location)
     except ValueError:
-        raise RegistryError("a registry named a URL that is not one") from None
+        raise RegistryError("a server named a URL that is not one") from None
 
 
 def split_url(url: str) -> tuple[Origin, str]:
@@ -357,9 +360,9 @@ def split_url(url: str) -> tuple[Origin, str]:
         parts = urlsplit(url)
         port = parts.port or _default_port(parts.scheme)
     except ValueError:
-        raise RegistryError("a registry named a URL that is not one") from None
+        raise RegistryError("a server named a URL that is not one") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RegistryError("a registry named a URL that is neither http nor https")
+        raise RegistryError("a server named a URL that is neither http nor https")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not target.isascii() or not target.isprintable() or " " in target:
         raise RegistryError(f"{parts.hostname} was to be asked for a URL with characters that no URL has")

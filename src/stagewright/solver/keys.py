@@ -16,6 +16,11 @@ def definition_key(vertex: Vertex, inputs: Sequence[str]) -> str:
     return "d:" + digest_of([_GENERATION, vertex.op.identity(), vertex.platform, list(inputs)])
 
 
+def resolved_key(meaning: object) -> str:
+    """The key of a source that means this now (see Solver), by whatever name."""
+    return "s:" + digest_of([_GENERATION, meaning])
+
+
 def content_key(vertex: Vertex, inputs: Sequence[str], contents: Mapping[int, str]) -> str:
     """The key of an op where `contents` (input index -> digest of what is read of it) replace those inputs' keys."""
     keys = [contents.get(index, key) for index, key in enumerate(inputs)]
@@ -25,3 +30,8 @@ def content_key(vertex: Vertex, inputs: Sequence[str], contents: Mapping[int, st
 def is_context(vertex: Vertex) -> bool:
     """Whether the vertex is a build context: it has no key of its own, only the files that are read of it count."""
     return isinstance(vertex.op, SourceOp) and vertex.op.identifier.startswith("local://")
+
+
+def is_named_only(vertex: Vertex) -> bool:
+    """Whether the vertex is a source whose op does not say what it is: a URL, or a branch of a git repository."""
+    return isinstance(vertex.op, SourceOp) and vertex.op.identifier.startswith(("http://", "https://", "git://"))

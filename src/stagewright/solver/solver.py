@@ -28,7 +28,7 @@ from stagewright.ops.result import Result
 from stagewright.progress.events import VertexEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.records import dataclass, field, replace
-from stagewright.solver.keys import content_key, definition_key, is_context
+from stagewright.solver.keys import content_key, definition_key, is_context, is_named_only, resolved_key
 from stagewright.solver.pool import Lane, Pool
 
 _ADMISSION_INTERVAL_S = 0.025
@@ -63,7 +63,11 @@ class _Node:
 
 
 class Solver:
-    """Solves graphs. `cancel` stops the build when set, by the caller or by the first failure."""
+    """Solves graphs. `cancel` stops the build when set, by the caller or by the first failure.
+
+    `resolve` answers what a source means now that its op only names (`is_named_only`), as JSON-able data: its key is
+    made of that. It is called from any thread.
+    """
 
     def __init__(
         self,
@@ -73,8 +77,10 @@ class Solver:
         emitter: Emitter,
         cancel: threading.Event,
         jobs: int | None = None,
+        resolve: Callable[[Vertex, Reporter], object] | None = None,
     ) -> None:
         self._runner_of = runner_of
+        self._resolve_source = resolve
         self._keys = keys
         self._locks = locks
         self._emitter = emitter
@@ -209,8 +215,11 @@ class Solver:
             node.canonical = vertex.digest
             self._key_found(node)
             return
+        if node.definition is None and self._resolve_source is not None and is_named_only(vertex):
+            self._resolve(node, self._resolve_source)
+            return
         if not node.contents:
-            node.definition = definition_key(vertex, node.input_keys)
+            node.definition = node.definition or definition_key(vertex, node.input_keys)
             if not vertex.meta.ignore_cache and self._look_up(node, node.definition):
                 return
         if not node.content_inputs:
@@ -222,6 +231,17 @@ class Solver:
             return
         node.waiting_for_content = True
         self._wait_for(node, [node.inputs[index] for index in unread])
+
+    def _resolve(self, node: _Node, resolve: Callable[[Vertex, Reporter], object]) -> None:
+        """Have it found out what a source means now; then its key can be made."""
+
+        def work() -> Callable[[], None]:
+            node.reporter.start()
+            with _blamed(node):
+                node.definition = resolved_key(resolve(node.vertex, node.reporter))
+            return lambda: self._find_key(node)
+
+        self._submit("source", node, work)
 
     def _start_reading(self, node: _Node, contexts: list[int]) -> None:
         """Have the digests made of what a node reads of build contexts, whose vertices run meanwhile."""

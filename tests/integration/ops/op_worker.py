@@ -26,6 +26,7 @@ from stagewright.sandbox.spec import Runtime
 from stagewright.snapshots.store import SnapshotStore
 from stagewright.sources.image import ImageSource
 from stagewright.sources.local import LocalContext
+from stagewright.sources.remote import RemoteSources
 
 CONTEXT = Vertex(SourceOp("local://context"))
 Make = str | bytes | None | Callable[[str], object]
@@ -55,6 +56,7 @@ class Bench:
             cache_mounts=CacheMounts(folder / "state" / "mounts", self.db, self.locks),
             cancel=self.cancel,
             images=cast(ImageSource, None),
+            remotes=cast(RemoteSources, None),
             runtime=lambda: cast(Runtime, self.runtime),
             context=lambda name: self.context(),
             secret=self.secrets.get,

@@ -28,6 +28,7 @@ from stagewright.snapshots.store import SnapshotStore
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource
 from stagewright.sources.local import LocalContext
+from stagewright.sources.remote import RemoteSources
 
 BUSYBOX = shutil.which("busybox")
 pytestmark = [
@@ -84,6 +85,7 @@ class Build:
             cache_mounts=CacheMounts(state / "mounts", db, locks),
             cancel=self.cancel,
             images=cast(ImageSource, None),
+            remotes=cast(RemoteSources, None),
             runtime=lambda: machine.runtime,
             context=lambda name: context,
             secret=lambda id: None,
