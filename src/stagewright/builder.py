@@ -48,19 +48,27 @@ if TYPE_CHECKING:
     from stagewright.sources.http import HttpSource
 
 _CANCEL_CHECK_S = 0.1
-_MAX_SECRET = 500 << 10
 _RESOLVED_AT_ONCE = 16
 _MAX_DOCKERFILE = 16 << 20
 _IGNORE_FILE = ".dockerignore"
 
 
 class Builder:
-    """Runs one build. `cancel` stops it when set, from any thread; `env` is the process's environment."""
+    """Runs one build. `secrets` are values by ID, `env` is the process's environment.
+
+    `cancel` stops the build when set, from any thread.
+    """
 
     def __init__(
-        self, options: BuildOptions, emitter: Emitter, cancel: threading.Event, env: Mapping[str, str]
+        self,
+        options: BuildOptions,
+        secrets: Mapping[str, bytes],
+        emitter: Emitter,
+        cancel: threading.Event,
+        env: Mapping[str, str],
     ) -> None:
         self._options = options
+        self._secrets = secrets
         self._emitter = emitter
         self._cancel = cancel
         self._env = env
@@ -94,7 +102,6 @@ class Builder:
         if not os.path.isdir(self._options.context):
             raise NotFoundError(f"the build context {self._options.context} is not a folder")
         self._agents.check()
-        self._check_secrets()
         if privilege.has_one_id():
             self._warn_of_one_id()
         self._add_named_contexts()
@@ -115,7 +122,7 @@ class Builder:
             remotes=self.remotes,
             runtime=self._get_runtime,
             context=self._contexts.get,
-            secret=self._secret,
+            secret=self._secrets.get,
             ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
         )
@@ -244,29 +251,6 @@ class Builder:
         from stagewright.sandbox.ca import find_host_bundle
 
         return find_host_bundle(self._env)
-
-    def _check_secrets(self) -> None:
-        for source in self._options.secrets:
-            if source.path is not None and not os.path.isfile(source.path):
-                raise NotFoundError(f"secret {source.id}: the file {source.path} does not exist")
-
-    def _secret(self, id: str) -> bytes | None:
-        source = next((item for item in self._options.secrets if item.id == id), None)
-        if source is None:
-            return None
-        if source.data is not None:
-            data = source.data
-        elif source.path is not None:
-            with open(source.path, "rb") as file:
-                data = file.read(_MAX_SECRET + 1)
-        else:
-            value = self._env.get(source.env or id)
-            if value is None:
-                return None
-            data = value.encode(errors="surrogateescape")
-        if len(data) > _MAX_SECRET:
-            raise UsageError(f"secret {id} is larger than {_MAX_SECRET >> 10} KiB")
-        return data
 
     # --- the Dockerfile and its images ------------------------------------------------------------------------------
 
@@ -439,10 +423,31 @@ def _read_file(path: str, what: str) -> bytes:
 
 def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:
     """Run one build to its end, outputs included. Raises StagewrightError."""
-    emitter = Emitter(sink)
+    if not options.secrets:
+        return _run_build(options, {}, env, Emitter(sink), cancel)
+    from stagewright.progress.masking import mask_error
+    from stagewright.secrecy.masks import Masks
+    from stagewright.sources.secrets import read_secrets
+
+    secrets = read_secrets(options.secrets, env)
+    masks = Masks(secrets.values())
+    try:
+        return _run_build(options, secrets, env, Emitter(sink, masks), cancel)
+    except BaseException as error:
+        mask_error(error, masks)
+        raise
+
+
+def _run_build(
+    options: BuildOptions,
+    secrets: Mapping[str, bytes],
+    env: Mapping[str, str],
+    emitter: Emitter,
+    cancel: threading.Event,
+) -> BuildResult:
     exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
     with ExitStack() as stack:
-        builder = Builder(options, emitter, cancel, env)
+        builder = Builder(options, secrets, emitter, cancel, env)
         stack.callback(builder.close)
         plan, result = builder.build()
         images = builder.export(plan, result, exporters)

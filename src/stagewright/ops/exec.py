@@ -111,10 +111,11 @@ class ExecRunner:
         tail = _Tail()
 
         def on_output(stream: int, data: bytes) -> None:
-            tail.add(data)
-            reporter.log(stream, data)
+            tail.add(reporter.log(stream, data))
 
-        return self._worker.runtime().run(step, on_output, self._worker.cancel), tail
+        outcome = self._worker.runtime().run(step, on_output, self._worker.cancel)
+        tail.add(reporter.end_log())
+        return outcome, tail
 
     def _root(self, snapshot: int | None, draft: Draft | None = None) -> spec.Root:
         lowers = self._worker.snapshots.lowers(snapshot)

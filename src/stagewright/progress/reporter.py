@@ -6,23 +6,35 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from stagewright.errors import SourceRange
 from stagewright.progress.events import Event, LogEvent, Sink, StatusEvent, VertexEvent, WarningEvent
 from stagewright.records import dataclass, field, replace
 
+if TYPE_CHECKING:
+    from stagewright.secrecy.masks import MaskedStream, Masks
+
 _UPDATE_INTERVAL_S = 0.05
 
 
 class Emitter:
-    """Passes events on to a sink, one at a time, from any thread. Keeps the warnings for the result."""
+    """Passes events on to a sink, one at a time, from any thread. Keeps the warnings for the result.
 
-    def __init__(self, sink: Sink | None) -> None:
+    With `masks`, no value of a secret is in what is passed on.
+    """
+
+    def __init__(self, sink: Sink | None, masks: Masks | None = None) -> None:
         self._sink = sink
+        self.masks = masks
         self._lock = threading.Lock()
         self.warnings: list[WarningEvent] = []
 
     def __call__(self, event: Event) -> None:
+        if self.masks is not None:
+            from stagewright.progress.masking import masked_event
+
+            event = masked_event(event, self.masks)
         with self._lock:
             if isinstance(event, WarningEvent):
                 self.warnings.append(event)
@@ -49,11 +61,13 @@ class Reporter:
     emit: Emitter
     event: VertexEvent
     rows: list[Status] = field(default_factory=list)
+    streams: dict[int, MaskedStream] = field(default_factory=dict)
 
     def start(self) -> None:
         self._send(replace(self.event, started=time.time()))
 
     def end(self, *, cached: bool = False, error: str = "") -> None:
+        self.end_log()
         now = time.time()
         for row in self.rows:
             row.done()
@@ -65,8 +79,25 @@ class Reporter:
         self.event = event
         self.emit(event)
 
-    def log(self, stream: int, data: bytes) -> None:
-        self.emit(LogEvent(self.event.digest, stream, data, time.time()))
+    def log(self, stream: int, data: bytes) -> bytes:
+        """Pass on what a step wrote; answers what is shown of it by now, without secrets."""
+        if self.emit.masks is not None:
+            if stream not in self.streams:
+                from stagewright.secrecy.masks import MaskedStream
+
+                self.streams[stream] = MaskedStream(self.emit.masks)
+            data = self.streams[stream].feed(data)
+        if data:
+            self.emit(LogEvent(self.event.digest, stream, data, time.time()))
+        return data
+
+    def end_log(self) -> bytes:
+        """Pass on what was held back of the log, since it might have become a secret; answers it, too."""
+        rests = {stream: masked.flush() for stream, masked in self.streams.items()}
+        for stream, rest in rests.items():
+            if rest:
+                self.emit(LogEvent(self.event.digest, stream, rest, time.time()))
+        return b"".join(rests.values())
 
     def warn(self, short: str, *, detail: tuple[str, ...] = (), location: SourceRange | None = None) -> None:
         self.emit(WarningEvent(self.event.digest, short, detail=detail, location=location))

@@ -29,7 +29,7 @@ def test_many_images_are_asked_for_by_few_threads(tmp_path: Path, monkeypatch: p
         raise NotFoundError(f"{name}: not found")
 
     monkeypatch.setattr(Builder, "_resolve_one", resolve)
-    builder = Builder(BuildOptions(str(tmp_path), root=str(tmp_path)), Emitter(None), threading.Event(), {})
+    builder = Builder(BuildOptions(str(tmp_path), root=str(tmp_path)), {}, Emitter(None), threading.Event(), {})
     requests = [ImageRequest(f"image{number}", host_platform(), None) for number in range(500)]
     with pytest.raises(NotFoundError, match="image0: not found"):
         builder._resolve(requests)
