@@ -198,7 +198,7 @@ class Builder:
         self._watch(client)
         self._opened.callback(client.close)
         state = self.state
-        return HttpSource(client, state.snapshots, state.db, self._secret, self._cancel, offline=self._options.offline)
+        return HttpSource(client, state.snapshots, state.db, self._secrets.get, self._cancel, offline=self._options.offline)
 
     def _git_source(self) -> GitSource:
         from stagewright.sources.git import GitSource
@@ -208,7 +208,7 @@ class Builder:
             self.state.snapshots,
             self.state.locks,
             self._env,
-            self._secret,
+            self._secrets.get,
             self._agents.socket,
             self._cancel,
             offline=self._options.offline,
