@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -15,9 +14,8 @@ from stagewright import privilege
 from stagewright.cache.leases import BuildLease
 from stagewright.config import Config
 from stagewright.config import load as load_config
-from stagewright.dockerfile.ast import Dockerfile
-from stagewright.dockerfile.ignore import Matcher, Pattern, read_patterns
-from stagewright.dockerfile.instructions import parse
+from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
+from stagewright.dockerfile.ignore import Matcher, read_patterns
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
@@ -25,6 +23,7 @@ from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedConte
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan
 from stagewright.frontend.rules import Finding
+from stagewright.graph.vertex import Vertex
 from stagewright.image.platform import Platform, host_platform, parse_platform, runnable_platforms
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
 
 _CANCEL_CHECK_S = 0.1
 _RESOLVED_AT_ONCE = 16
-_MAX_DOCKERFILE = 16 << 20
-_IGNORE_FILE = ".dockerignore"
 
 
 class Builder:
@@ -95,24 +92,24 @@ class Builder:
             pull=options.pull,
         )
         self.remotes = RemoteSources(self._http_source, self._git_source)
+        self._definition = DefinitionReader(options, self._vertex, self._solve, self.state.snapshots, cancel)
         self.platform = _platform(options.platform)
 
     def build(self) -> tuple[Plan, Result]:
         """Build up to the result. Raises StagewrightError."""
-        if not os.path.isdir(self._options.context):
-            raise NotFoundError(f"the build context {self._options.context} is not a folder")
         self._agents.check()
         if privilege.has_one_id():
             self._warn_of_one_id()
         self._add_named_contexts()
         self._opened.enter_context(BuildLease(self.state.locks, self._cancel))
-        dockerfile = self._read_dockerfile()
-        patterns = self._read_ignore_file()
-        exclusion = Matcher(patterns) if patterns else None
+        definition = self._definition.read()
+        exclusion = Matcher(definition.ignore_patterns) if definition.ignore_patterns else None
         self._contexts.add(MAIN_CONTEXT, self._options.context, lambda: exclusion)
-        plan = convert(dockerfile, self._frontend_options(patterns), self._resolve, self._report_finding)
-        if plan.vertex is None:
-            return plan, Result()
+        options = self._frontend_options(definition)
+        plan = convert(definition.dockerfile, options, self._resolve, self._report_finding)
+        return plan, Result() if plan.vertex is None else self._solve(plan.vertex)
+
+    def _solve(self, vertex: Vertex) -> Result:
         worker = Worker(
             snapshots=self.state.snapshots,
             keys=self.state.keys,
@@ -129,7 +126,7 @@ class Builder:
         jobs = self._options.jobs or self.config.jobs
         keys, locks = self.state.keys, self.state.locks
         solver = Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
-        return plan, solver.solve([plan.vertex])[0]
+        return solver.solve([vertex])[0]
 
     def export(self, plan: Plan, result: Result, exporters: Sequence[Exporter]) -> list[Exported | None]:
         """Make all outputs, in their order; a layer that several of them need is packed once."""
@@ -254,30 +251,10 @@ class Builder:
 
     # --- the Dockerfile and its images ------------------------------------------------------------------------------
 
-    def _dockerfile_path(self) -> str:
-        if self._options.file is not None:
-            return self._options.file
-        return os.path.join(self._options.context, "Dockerfile")
-
-    def _definition_name(self) -> str:
-        return f"[internal] load build definition from {os.path.basename(self._dockerfile_path())}"
-
-    def _read_dockerfile(self) -> Dockerfile:
-        path = self._dockerfile_path()
-        name = os.path.basename(path)
-        with self._vertex(self._definition_name()) as reporter:
-            if self._options.dockerfile is not None:
-                data = self._options.dockerfile
-            else:
-                data = _read_file(path, "Dockerfile")
-            with reporter.status(f"transferring dockerfile: {len(data)}B", len(data)) as row:
-                row.update(len(data))
-        return parse(data, path if self._options.file is not None else name)
-
     def _warn_of_one_id(self) -> None:
         short = "this user has no subordinate ids: steps cannot change owners, nor run as other users than root"
         detail = ("stagewright info says why, and how to get some",)
-        self._emitter(WarningEvent(_vertex_digest(self._definition_name()), short, detail=detail))
+        self._emitter(WarningEvent(_vertex_digest(self._definition.name), short, detail=detail))
 
     def _add_named_contexts(self) -> None:
         """Let the graph read the folders among the named contexts."""
@@ -291,15 +268,15 @@ class Builder:
 
     def _exclusion_of(self, context: NamedContext) -> Matcher | None:
         """What the ignore file in a named context's own folder hides."""
-        path = os.path.join(context.value, _IGNORE_FILE)
-        with self._vertex(context.shown(f"load {_IGNORE_FILE}")):
+        path = os.path.join(context.value, IGNORE_FILE)
+        with self._vertex(context.shown(f"load {IGNORE_FILE}")):
             if not os.path.isfile(path):
                 return None
-            return Matcher(read_patterns(_read_file(path, "ignore file"), path))
+            return Matcher(read_patterns(read_file(path, "ignore file", self._cancel), path))
 
     def _report_finding(self, finding: Finding) -> None:
         warning = WarningEvent(
-            _vertex_digest(self._definition_name()),
+            _vertex_digest(self._definition.name),
             finding.short,
             detail=(finding.rule.description,),
             url=finding.rule.url,
@@ -307,17 +284,7 @@ class Builder:
         )
         self._emitter(warning)
 
-    def _read_ignore_file(self) -> Sequence[Pattern]:
-        beside = f"{self._dockerfile_path()}.dockerignore"
-        paths = [beside] if self._options.dockerfile is None else []
-        paths.append(os.path.join(self._options.context, _IGNORE_FILE))
-        for path in paths:
-            if os.path.isfile(path):
-                with self._vertex(f"[internal] load {_IGNORE_FILE}"):
-                    return read_patterns(_read_file(path, "ignore file"), path)
-        return ()
-
-    def _frontend_options(self, ignore_patterns: Sequence[Pattern]) -> Options:
+    def _frontend_options(self, definition: Definition) -> Options:
         options = self._options
         build_args = dict(options.build_args)
         if "SOURCE_DATE_EPOCH" in self._env:
@@ -336,8 +303,9 @@ class Builder:
             extra_hosts=options.add_hosts,
             ulimits=options.ulimits,
             shm_size=options.shm_size or 0,
+            context=definition.context,
             contexts=self._named,
-            ignore_patterns=ignore_patterns,
+            ignore_patterns=definition.ignore_patterns,
         )
 
     def _resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
@@ -404,21 +372,6 @@ def _platform(text: str | None) -> Platform:
     if wanted not in runnable_platforms(host):
         raise UsageError(f"building for {wanted} is not supported yet", hint=f"this machine builds for {host}")
     return wanted
-
-
-def _read_file(path: str, what: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and what == "ignore file":
-                raise UsageError(f"the {what} {path} is not a file")
-            data = file.read(_MAX_DOCKERFILE + 1)
-    except FileNotFoundError:
-        raise NotFoundError(f"failed to read {what}: open {path}: no such file or directory") from None
-    except OSError as error:
-        raise NotFoundError(f"failed to read {what}: open {path}: {error.strerror}") from None
-    if len(data) > _MAX_DOCKERFILE:
-        raise UsageError(f"the {what} {path} is larger than {_MAX_DOCKERFILE >> 20} MiB")
-    return data
 
 
 def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:

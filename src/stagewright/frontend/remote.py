@@ -30,11 +30,6 @@ def is_url(text: str) -> bool:
     return text.startswith(HTTP_SCHEMES) and parse_git_ref(text) is None
 
 
-def is_remote_context(text: str) -> bool:
-    """Whether a build context is a URL or a git repository; a folder of that name is for the caller to look for."""
-    return text.startswith(HTTP_SCHEMES) or parse_git_ref(text, bare_hosts=True) is not None
-
-
 def context_source(text: str, *, name: str = "", keep_git_dir: bool = False) -> Vertex | None:
     """The vertex of the build context that a URL or a git repository is, None where `text` is neither.
 
@@ -49,6 +44,11 @@ def context_source(text: str, *, name: str = "", keep_git_dir: bool = False) -> 
         title = f"[context {name}] {shown}" if name else "[internal] load remote build context"
         return http_source(text, Metadata(title), filename=CONTEXT_FILE)
     return None
+
+
+def is_archive_context(context: Vertex) -> bool:
+    """Whether a context's vertex is a URL's, whose only file may be an archive with the files of the context."""
+    return isinstance(context.op, SourceOp) and context.op.identifier.startswith(HTTP_SCHEMES)
 
 
 def unpacked(source: Vertex, filename: str = CONTEXT_FILE) -> Vertex:

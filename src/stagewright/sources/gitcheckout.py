@@ -67,19 +67,18 @@ def _borrow(git: GitRunner, checkout: Checkout, git_dir: str) -> None:
 
 def _clone(git: GitRunner, checkout: Checkout, git_dir: str, tree: str, ref: str) -> None:
     """Make a .git folder with the commit alone, as a shallow clone has it, and its files."""
-    quiet = replace(git, settings=(*git.settings, ("core.logAllRefUpdates", "false")))
-    quiet.run("init", "--quiet", f"--object-format={checkout.format}", git_dir=git_dir, work_tree=tree)
-    quiet.run("remote", "add", "origin", checkout.url, git_dir=git_dir)
+    git.run("init", "--quiet", f"--object-format={checkout.format}", git_dir=git_dir, work_tree=tree)
+    git.run("remote", "add", "origin", checkout.url, git_dir=git_dir)
     # By the protocol: a clone of a folder would share files with it.
-    local = replace(quiet, local=True)
+    local = replace(git, local=True)
     source = f"refs/stagewright/{checkout.object}"
     git.run("update-ref", source, checkout.object, git_dir=checkout.store)
     fetch = ("fetch", "--quiet", "--update-head-ok", "--depth=1", "--no-tags", "--no-write-fetch-head")
     target = f"{source}:{ref}" if ref else f"{source}:refs/stagewright"
     local.run(*fetch, "--", f"file://{checkout.store}", target, git_dir=git_dir)
-    _run(quiet, checkout, "checkout", "--quiet", "--detach", checkout.object, git_dir=git_dir, work_tree=tree)
+    _run(git, checkout, "checkout", "--quiet", "--detach", checkout.object, git_dir=git_dir, work_tree=tree)
     if not ref:
-        quiet.run("update-ref", "-d", "refs/stagewright", git_dir=git_dir)
+        git.run("update-ref", "-d", "refs/stagewright", git_dir=git_dir)
 
 
 def _run(git: GitRunner, checkout: Checkout, *arguments: str, git_dir: str, work_tree: str) -> None:

@@ -26,6 +26,7 @@ _PROTOCOLS = "git:http:https:ssh"
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
+    "core.logAllRefUpdates": "false",
     "core.attributesFile": "/dev/null",
     "core.excludesFile": "/dev/null",
     "credential.helper": "",

@@ -1,0 +1,220 @@
+"""What a build is defined by: the Dockerfile, the vertex that COPY reads, and what an ignore file hides of that.
+
+The main context is a folder of this machine, read where it lies, or something remote (see `frontend.remote`), which is
+a vertex like any other: it is solved first, and the Dockerfile read out of its result. A context that comes in yet
+another way needs no more than a vertex and `read_from`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import select
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from stagewright.dockerfile.ast import Dockerfile
+from stagewright.dockerfile.golang import parse_bool
+from stagewright.dockerfile.ignore import Pattern, read_patterns
+from stagewright.dockerfile.instructions import parse
+from stagewright.errors import CanceledError, NotFoundError, UsageError
+from stagewright.frontend.contexts import MAIN_CONTEXT
+from stagewright.frontend.options import local_context
+from stagewright.frontend.remote import CONTEXT_FILE, context_source, is_archive_context, unpacked
+from stagewright.graph.vertex import Vertex
+from stagewright.ops.result import Result
+from stagewright.options import BuildOptions
+from stagewright.progress.reporter import Reporter
+from stagewright.records import dataclass
+from stagewright.redaction import redact_url
+from stagewright.snapshots.store import SnapshotStore
+from stagewright.sources.tree import Tree
+
+IGNORE_FILE = ".dockerignore"
+_DOCKERFILE = "Dockerfile"
+_KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
+_MAX_DOCKERFILE = 16 << 20
+_LOOK_INTERVAL_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A parsed Dockerfile, the main context's vertex, and the patterns of a local context's ignore file."""
+
+    dockerfile: Dockerfile
+    context: Vertex
+    ignore_patterns: Sequence[Pattern] = ()
+
+
+class DefinitionReader:
+    """Reads the definition of one build.
+
+    `vertex` opens a vertex of its own in the progress, by name; `solve` answers the result of one of the graph.
+    """
+
+    def __init__(
+        self,
+        options: BuildOptions,
+        vertex: Callable[[str], AbstractContextManager[Reporter]],
+        solve: Callable[[Vertex], Result],
+        snapshots: SnapshotStore,
+        cancel: threading.Event,
+    ) -> None:
+        self._options = options
+        self._vertex = vertex
+        self._solve = solve
+        self._snapshots = snapshots
+        self._cancel = cancel
+
+    @property
+    def name(self) -> str:
+        """The name of the vertex that reading the Dockerfile is."""
+        return f"[internal] load build definition from {posixpath.basename(self._options.file or _DOCKERFILE)}"
+
+    def read(self) -> Definition:
+        """The definition. Raises StagewrightError."""
+        options = self._options
+        # A folder of that name wins: BuildKit's short form of GitHub's repositories looks like one.
+        if os.path.isdir(options.context):
+            return self._read_local()
+        source = context_source(options.context, keep_git_dir=self._keeps_git_dir())
+        if source is None:
+            raise NotFoundError(f"the build context {options.context} is not a folder")
+        return self._read_remote(source)
+
+    def read_from(self, context: Vertex, result: Result, filename: str, shown: str) -> Definition:
+        """The definition out of a context's result; `shown` is what messages call the Dockerfile `filename` in it."""
+        with self._vertex(self.name) as reporter:
+            data = self._given(reporter)
+            if data is None:
+                data = self._read_in(result, filename)
+                _report(reporter, data)
+        return Definition(parse(data, shown), context)
+
+    # --- a folder -------------------------------------------------------------------------------------------------
+
+    def _read_local(self) -> Definition:
+        options = self._options
+        path = options.file or os.path.join(options.context, _DOCKERFILE)
+        with self._vertex(self.name) as reporter:
+            data = self._given(reporter)
+            if data is None:
+                data = read_file(path, "Dockerfile", self._cancel)
+                _report(reporter, data)
+        dockerfile = parse(data, path if options.file is not None else _DOCKERFILE)
+        return Definition(dockerfile, local_context(MAIN_CONTEXT), self._read_ignore_file(path))
+
+    def _read_ignore_file(self, dockerfile: str) -> Sequence[Pattern]:
+        paths = [f"{dockerfile}{IGNORE_FILE}"] if self._options.dockerfile is None else []
+        for path in [*paths, os.path.join(self._options.context, IGNORE_FILE)]:
+            if os.path.isfile(path):
+                with self._vertex(f"[internal] load {IGNORE_FILE}"):
+                    return read_patterns(read_file(path, "ignore file", self._cancel), path)
+        return ()
+
+    # --- what is elsewhere ----------------------------------------------------------------------------------------
+
+    def _read_remote(self, source: Vertex) -> Definition:
+        filename = self._options.file or _DOCKERFILE
+        result = self._solve(source)
+        if not is_archive_context(source):
+            return self.read_from(source, result, filename, filename)
+        if self._holds_archive(result):
+            source = unpacked(source)
+            return self.read_from(source, self._solve(source), filename, filename)
+        # A text is the Dockerfile itself, whatever name was asked for, as in BuildKit.
+        return self.read_from(source, result, CONTEXT_FILE, redact_url(self._options.context))
+
+    def _holds_archive(self, result: Result) -> bool:
+        from stagewright.snapshots.extract import is_archive
+
+        with self._snapshots.view(result.snapshot) as root:
+            with open(Tree(root).open(CONTEXT_FILE), "rb") as file:
+                return is_archive(file)
+
+    def _read_in(self, result: Result, filename: str) -> bytes:
+        """A file of a context; one that is wanted by an absolute path is one of this machine, as to buildx."""
+        if os.path.isabs(filename):
+            return read_file(filename, "Dockerfile", self._cancel)
+        folder, name = posixpath.split(filename)
+        names = [filename, posixpath.join(folder, name.lower())] if name == _DOCKERFILE else [filename]
+        with self._snapshots.view(result.snapshot) as root:
+            tree = Tree(root, label=redact_url(self._options.context))
+            for path in names:
+                try:
+                    entry = tree.entry(tree.resolve(path))
+                except NotFoundError:
+                    continue
+                if not stat.S_ISREG(entry.info.st_mode):
+                    raise UsageError(f"failed to read Dockerfile: {path} in the build context is not a file")
+                with open(tree.open(entry.path), "rb") as file:
+                    return _limited(file.read(_MAX_DOCKERFILE + 1), "Dockerfile", path)
+        raise NotFoundError(
+            f"failed to read Dockerfile: open {filename}: no such file or directory",
+            hint="-f names a file of the build context",
+        )
+
+    def _keeps_git_dir(self) -> bool:
+        try:
+            return parse_bool(self._options.build_args.get(_KEEP_GIT_DIR, ""))
+        except ValueError:
+            return False
+
+    def _given(self, reporter: Reporter) -> bytes | None:
+        """The text of the Dockerfile where the caller gave it."""
+        if self._options.dockerfile is not None:
+            _report(reporter, self._options.dockerfile)
+        return self._options.dockerfile
+
+
+def read_file(path: str, what: str, cancel: threading.Event) -> bytes:
+    """The bytes of a Dockerfile or an ignore file, which may come through a pipe.
+
+    Raises NotFoundError where it cannot be read, UsageError above 16 MiB, CanceledError once `cancel` is set.
+    """
+    try:
+        # Opened otherwise, a pipe that nobody writes to would keep us where no signal reaches.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb", buffering=0) as file:
+            mode = os.fstat(handle).st_mode
+            if stat.S_ISFIFO(mode):
+                return _limited(_read_pipe(handle, cancel), what, path)
+            if not stat.S_ISREG(mode) and what == "ignore file":
+                raise UsageError(f"the {what} {path} is not a file")
+            os.set_blocking(handle, True)
+            return _limited(file.read(_MAX_DOCKERFILE + 1), what, path)
+    except FileNotFoundError:
+        raise NotFoundError(f"failed to read {what}: open {path}: no such file or directory") from None
+    except OSError as error:
+        raise NotFoundError(f"failed to read {what}: open {path}: {error.strerror}") from None
+
+
+def _read_pipe(handle: int, cancel: threading.Event) -> bytes:
+    """All that is written to a pipe, once somebody writes to it."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    data = bytearray()
+    while len(data) <= _MAX_DOCKERFILE:
+        if cancel.is_set():
+            raise CanceledError
+        # Nothing can wait for a pipe and for an event.
+        if not poll.poll(_LOOK_INTERVAL_MS):
+            continue
+        block = os.read(handle, _MAX_DOCKERFILE)
+        if not block:
+            break
+        data += block
+    return bytes(data)
+
+
+def _limited(data: bytes, what: str, path: str) -> bytes:
+    if len(data) > _MAX_DOCKERFILE:
+        raise UsageError(f"the {what} {path} is larger than {_MAX_DOCKERFILE >> 20} MiB")
+    return data
+
+
+def _report(reporter: Reporter, data: bytes) -> None:
+    with reporter.status(f"transferring dockerfile: {len(data)}B", len(data)) as row:
+        row.update(len(data))
