@@ -194,8 +194,8 @@ class Builder:
         client = HttpClient({}, self._env)
         self._watch(client)
         self._opened.callback(client.close)
-        state = self.state
-        return HttpSource(client, state.snapshots, state.db, self._secrets.get, self._cancel, offline=self._options.offline)
+        snapshots, db, secret = self.state.snapshots, self.state.db, self._secrets.get
+        return HttpSource(client, snapshots, db, secret, self._cancel, offline=self._options.offline)
 
     def _git_source(self) -> GitSource:
         from stagewright.sources.git import GitSource
