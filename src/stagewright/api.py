@@ -7,23 +7,27 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stagewright.options import BuildOptions, BuildResult, Output, SecretSource, SshSource, outputs_of
+from stagewright.options import BuildOptions, BuildResult, Method, Output, SecretSource, SshSource, outputs_of
 from stagewright.progress.events import Sink
-from stagewright.reports import ImageInfo, PruneReport, UsageRow
+from stagewright.reports import CheckReport, ImageInfo, Outline, PruneReport, TargetList, UsageRow
 
 if TYPE_CHECKING:
     from stagewright.store import Store
 
 __all__ = [
     "BuildResult",
+    "CheckReport",
     "ImageInfo",
+    "Outline",
     "Output",
     "PruneReport",
     "SecretSource",
     "SshSource",
     "Store",
+    "TargetList",
     "UsageRow",
     "build",
+    "call",
 ]
 
 
@@ -118,3 +122,51 @@ def build(
         "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel or threading.Event()
     )
     return result
+
+
+def call(
+    method: Method,
+    context: str | os.PathLike[str] = ".",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    dockerfile: bytes | None = None,
+    target: str | None = None,
+    build_args: Mapping[str, str] | None = None,
+    build_contexts: Mapping[str, str] | None = None,
+    pull: bool = False,
+    platform: str | None = None,
+    offline: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    on_event: Sink | None = None,
+    cancel: threading.Event | None = None,
+) -> CheckReport | Outline | TargetList:
+    """Ask something of a Dockerfile instead of building it, as `docker buildx build --call` does.
+
+    `method` "check" runs the build checks, over all stages where no `target` is named, and answers a CheckReport;
+    "outline" says what the target can be given, an Outline; "targets" which stages there are, a TargetList. All other
+    arguments are those of `build`, as is what is raised.
+    """
+    from stagewright.door import passage
+    from stagewright.state import default_root
+
+    options = BuildOptions(
+        context=os.fspath(context),
+        file=None if file is None else os.fspath(file),
+        dockerfile=dockerfile,
+        target=target,
+        build_args=dict(build_args or {}),
+        build_contexts=dict(build_contexts or {}),
+        pull=pull,
+        platform=platform,
+        offline=offline,
+        root=default_root(os.environ) if root is None else os.fspath(root),
+        config=None if config is None else os.fspath(config),
+    )
+    report: CheckReport | Outline | TargetList = passage.call(
+        "stagewright.evaluation:run_call",
+        (options, method, dict(os.environ)),
+        on_event,
+        cancel or threading.Event(),
+    )
+    return report

@@ -95,8 +95,8 @@ class Builder:
         self._definition = DefinitionReader(options, self._vertex, self._solve, self.state.snapshots, cancel)
         self.platform = _platform(options.platform)
 
-    def build(self) -> tuple[Plan, Result]:
-        """Build up to the result. Raises StagewrightError."""
+    def prepare(self) -> Definition:
+        """Keep the store from being collected, and read what the build is given. Raises StagewrightError."""
         self._agents.check()
         if privilege.has_one_id():
             self._warn_of_one_id()
@@ -105,8 +105,13 @@ class Builder:
         definition = self._definition.read()
         exclusion = Matcher(definition.ignore_patterns) if definition.ignore_patterns else None
         self._contexts.add(MAIN_CONTEXT, self._options.context, lambda: exclusion)
-        options = self._frontend_options(definition)
-        plan = convert(definition.dockerfile, options, self._resolve, self._report_finding)
+        return definition
+
+    def build(self) -> tuple[Plan, Result]:
+        """Build up to the result. Raises StagewrightError."""
+        definition = self.prepare()
+        options = self.frontend_options(definition)
+        plan = convert(definition.parse(), options, self.resolve, self._report_finding)
         return plan, Result() if plan.vertex is None else self._solve(plan.vertex)
 
     def _solve(self, vertex: Vertex) -> Result:
@@ -284,7 +289,8 @@ class Builder:
         )
         self._emitter(warning)
 
-    def _frontend_options(self, definition: Definition) -> Options:
+    def frontend_options(self, definition: Definition) -> Options:
+        """What the frontend has to know."""
         options = self._options
         build_args = dict(options.build_args)
         if "SOURCE_DATE_EPOCH" in self._env:
@@ -308,7 +314,7 @@ class Builder:
             ignore_patterns=definition.ignore_patterns,
         )
 
-    def _resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
+    def resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
         """What the names mean now, as good as all asked for at once."""
         results: list[ResolvedImage | BaseException | None] = [None] * len(requests)
         waiting = iter(range(len(requests)))

@@ -41,11 +41,17 @@ _LOOK_INTERVAL_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A parsed Dockerfile, the main context's vertex, and the patterns of a local context's ignore file."""
+    """A Dockerfile's bytes and its name in messages, the main context's vertex, and the patterns of a local context's
+    ignore file."""
 
-    dockerfile: Dockerfile
+    data: bytes
+    filename: str
     context: Vertex
     ignore_patterns: Sequence[Pattern] = ()
+
+    def parse(self) -> Dockerfile:
+        """The Dockerfile. Raises DockerfileError."""
+        return parse(self.data, self.filename)
 
 
 class DefinitionReader:
@@ -91,7 +97,7 @@ class DefinitionReader:
             if data is None:
                 data = self._read_in(result, filename)
                 _report(reporter, data)
-        return Definition(parse(data, shown), context)
+        return Definition(data, shown, context)
 
     # --- a folder -------------------------------------------------------------------------------------------------
 
@@ -103,8 +109,8 @@ class DefinitionReader:
             if data is None:
                 data = read_file(path, "Dockerfile", self._cancel)
                 _report(reporter, data)
-        dockerfile = parse(data, path if options.file is not None else _DOCKERFILE)
-        return Definition(dockerfile, local_context(MAIN_CONTEXT), self._read_ignore_file(path))
+        shown = path if options.file is not None else _DOCKERFILE
+        return Definition(data, shown, local_context(MAIN_CONTEXT), self._read_ignore_file(path))
 
     def _read_ignore_file(self, dockerfile: str) -> Sequence[Pattern]:
         paths = [f"{dockerfile}{IGNORE_FILE}"] if self._options.dockerfile is None else []

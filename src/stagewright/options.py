@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stagewright.progress.events import WarningEvent
 from stagewright.records import dataclass, field
+
+Method = Literal["check", "outline", "targets"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""What the store answers about images and space: plain data."""
+"""What the store answers about images and space, and what a Dockerfile says of itself: plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stagewright.errors import SourceRange, SourceText, StagewrightError
 from stagewright.records import dataclass
 
 
@@ -47,3 +48,74 @@ class UsageRow:
     last_used: float | None
     in_use: bool
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckWarning:
+    """What a build check found: the check's name, explanation and link, and what it says of this place."""
+
+    rule: str
+    description: str
+    url: str
+    detail: str
+    location: SourceRange
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What the build checks found in a Dockerfile, and what would keep it from being built (None for nothing)."""
+
+    source: SourceText
+    warnings: tuple[CheckWarning, ...]
+    error: StagewrightError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineArg:
+    """A build argument that a target takes, with the value that it has in this build."""
+
+    name: str
+    description: str
+    value: str
+    location: SourceRange
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineMount:
+    """A secret or an SSH agent that a target takes, by its ID."""
+
+    name: str
+    required: bool
+    location: SourceRange
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a target of a Dockerfile can be given; `name` and `description` are its stage's, perhaps empty."""
+
+    source: SourceText
+    name: str
+    description: str
+    args: tuple[OutlineArg, ...]
+    secrets: tuple[OutlineMount, ...]
+    ssh: tuple[OutlineMount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A stage that can be built; all as written, and empty where it is not there."""
+
+    name: str
+    default: bool
+    description: str
+    base: str
+    platform: str
+    location: SourceRange
+
+
+@dataclass(frozen=True, slots=True)
+class TargetList:
+    """The stages of a Dockerfile, in order."""
+
+    source: SourceText
+    targets: tuple[Target, ...]

@@ -11,7 +11,7 @@ from stagewright.dockerfile.suggest import suggest
 from stagewright.errors import DockerfileError, SourceRange, UsageError
 from stagewright.frontend import rules
 from stagewright.frontend.rules import Findings
-from stagewright.image.platform import parse_platform
+from stagewright.image.platform import Platform, parse_platform
 
 _RESERVED_NAMES = ("context", "scratch")
 
@@ -49,6 +49,18 @@ def check_bases(
             _check_undefined(stage, word, lexer, args, declared, findings)
         if stage.platform:
             _check_platform(stage, lexer, args, findings)
+
+
+def check_platform(
+    name: str, expected: Platform, actual: Platform, location: SourceRange, findings: Findings
+) -> None:
+    """Whether the image `name` is for what it was asked for."""
+    if (expected.os, expected.architecture) != (actual.os, actual.architecture):
+        message = (
+            f"Base image {name} was pulled with platform {quote(str(actual.normalized()))}, expected"
+            f" {quote(str(expected.normalized()))} for current build"
+        )
+        findings.add(rules.INVALID_BASE_IMAGE_PLATFORM, message, location)
 
 
 def _check_arg_description(arg: ast.Arg, findings: Findings) -> None:

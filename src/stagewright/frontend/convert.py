@@ -11,7 +11,7 @@ from stagewright.dockerfile.instructions import parse_trigger
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError, StagewrightError
 from stagewright.frontend import metadata
-from stagewright.frontend.checks import check_bases, check_file
+from stagewright.frontend.checks import check_bases, check_file, check_platform
 from stagewright.frontend.contexts import as_files
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan, Resolver
 from stagewright.frontend.rules import Finding, Findings
@@ -40,7 +40,7 @@ def convert(
     check finds. Raises DockerfileError with its lines for what is wrong or cannot be run, and for findings where the
     Dockerfile wants that (`# check=error=true`); also whatever `resolve` raises.
     """
-    return _Conversion(dockerfile, options, resolve, report or (lambda finding: None)).convert()
+    return Conversion(dockerfile, options, resolve, report).convert()
 
 
 def global_arguments(
@@ -86,30 +86,51 @@ def _located(error: DockerfileError, instruction: ast.Instruction) -> Dockerfile
     return error
 
 
-class _Conversion:
+class Conversion:
+    """One conversion, for those who ask for more than its plan. Arguments and errors are those of `convert`."""
+
     def __init__(
-        self, dockerfile: ast.Dockerfile, options: Options, resolve: Resolver, report: Callable[[Finding], None]
+        self,
+        dockerfile: ast.Dockerfile,
+        options: Options,
+        resolve: Resolver,
+        report: Callable[[Finding], None] | None = None,
     ) -> None:
-        self._dockerfile = dockerfile
+        self.dockerfile = dockerfile
         self._resolve = resolve
         self._lexer = Lexer(escape=dockerfile.directives.escape)
         build_args = dict(options.build_args)
-        self._global_args = global_arguments(dockerfile, options.platform, options.target, build_args, self._lexer)
-        self._epoch = _epoch(build_args, self._global_args)
+        self.global_args = global_arguments(dockerfile, options.platform, options.target, build_args, self._lexer)
+        self._epoch = _epoch(build_args, self.global_args)
         if self._epoch is None:
             # An empty one is as good as none.
             build_args.pop(_EPOCH, None)
-            self._global_args.pop(_EPOCH, None)
+            self.global_args.pop(_EPOCH, None)
         self._options = replace(options, build_args=build_args)
-        self._findings = Findings(_check_options(dockerfile, build_args), report)
+        self._findings = Findings(_check_options(dockerfile, build_args), report or (lambda finding: None))
         self._checks: dict[int, StageChecks] = {}
         self._check_file()
-        self._graph = StageGraph(dockerfile, self._lexer, self._global_args, options)
+        self._graph = StageGraph(dockerfile, self._lexer, self.global_args, options)
         self._images: dict[tuple[str, str, str], BaseImage] = {}
         self._states: dict[int, StageState] = {}
         self._triggered: set[int] = set()
 
+    @property
+    def build_args(self) -> Mapping[str, str]:
+        """The build arguments that count."""
+        return self._options.build_args
+
+    @property
+    def target(self) -> StagePlan:
+        """The stage that is built."""
+        return self._graph.target
+
+    def state(self, plan: StagePlan) -> StageState:
+        """What a needed stage came to, once all was converted."""
+        return self._states[id(plan)]
+
     def convert(self) -> Plan:
+        """The plan of the target."""
         needed = self._resolve_stages()
         # In the order of the file, as BuildKit names them; what a stage needs always stands before it.
         for plan in sorted(needed, key=lambda plan: plan.index):
@@ -135,13 +156,13 @@ class _Conversion:
 
     def _check_file(self) -> None:
         options = self._options
-        check_file(self._dockerfile, self._findings)
+        check_file(self.dockerfile, self._findings)
         try:
-            defaults = global_arguments(self._dockerfile, options.platform, options.target, {}, self._lexer)
+            defaults = global_arguments(self.dockerfile, options.platform, options.target, {}, self._lexer)
         except DockerfileError:
             # The defaults are wrong, but build arguments replace them.
-            defaults = self._global_args
-        check_bases(self._dockerfile, self._lexer, self._global_args, defaults, self._findings)
+            defaults = self.global_args
+        check_bases(self.dockerfile, self._lexer, self.global_args, defaults, self._findings)
 
     def _stage_checks(self, plan: StagePlan) -> StageChecks:
         base = self._checks.get(id(plan.base))
@@ -162,7 +183,16 @@ class _Conversion:
             needed = self._graph.needed()
             self._resolve_images(needed)
             if not self._add_triggers(needed):
+                self._check_platforms(needed)
                 return needed
+
+    def _check_platforms(self, plans: list[StagePlan]) -> None:
+        """Look whether the images are for the platforms that they were asked for."""
+        for plan in plans:
+            if plan.is_image and plan.context is None and plan.location is not None:
+                image = self._image(plan).config
+                if image.diff_ids:
+                    check_platform(plan.image, self._platform(plan), image.platform, plan.location, self._findings)
 
     def _resolve_images(self, needed: list[StagePlan]) -> None:
         requests: dict[tuple[str, str, str], ImageRequest] = {}
@@ -292,7 +322,7 @@ class _Conversion:
             case ast.Workdir():
                 apply_workdir(state, instruction, expand, name_expanded)
             case ast.Arg():
-                metadata.apply_arg(state, instruction, self._lexer, self._options.build_args, self._global_args)
+                metadata.apply_arg(state, instruction, self._lexer, self._options.build_args, self.global_args)
             case ast.Env():
                 metadata.apply_env(state, instruction, expand)
             case ast.Label():

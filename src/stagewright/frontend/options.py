@@ -50,14 +50,16 @@ class Options:
     """The frontend's part of a build's options; see `stagewright.api.build` for what they mean.
 
     `platform_requested` says that the user named the platform: then the image's config names it too, whatever its base
-    is for. `context` is the vertex that COPY without --from reads: a local context or, see `frontend.remote`, any other
-    vertex; `contexts` are the named ones; `ignore_patterns` are those of a local main context's ignore file, for the
-    check that COPY asks for nothing that they hide.
+    is for. With `all_stages` those that the target does not need are converted, too. `context` is the vertex that COPY
+    without --from reads: a local context or, see `frontend.remote`, any other vertex; `contexts` are the named ones;
+    `ignore_patterns` are those of a local main context's ignore file, for the check that COPY asks for nothing that
+    they hide.
     """
 
     platform: Platform
     platform_requested: bool = False
     target: str | None = None
+    all_stages: bool = False
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False

@@ -17,14 +17,17 @@ _CHECK_COMMENT = pattern(r"check[\t\n\f\r ]*=(.*)", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A build check. An experimental one runs only where it is asked for."""
+    """A build check. An experimental one runs only where it is asked for; not all are documented on a page."""
 
     name: str
     description: str
     experimental: bool = False
+    documented: bool = True
 
     @property
     def url(self) -> str:
+        if not self.documented:
+            return ""
         return f"{_LINKS}{_WORD_START.sub('-', self.name).lower()}/"
 
 
@@ -72,6 +75,9 @@ MULTIPLE_INSTRUCTIONS_DISALLOWED = Rule(
 )
 LEGACY_KEY_VALUE_FORMAT = Rule(
     "LegacyKeyValueFormat", "Legacy key/value format with whitespace separator should not be used"
+)
+INVALID_BASE_IMAGE_PLATFORM = Rule(
+    "InvalidBaseImagePlatform", "Base image platform does not match expected target platform", documented=False
 )
 REDUNDANT_TARGET_PLATFORM = Rule(
     "RedundantTargetPlatform",

@@ -69,6 +69,7 @@ class StageGraph:
         self._global_args = global_args
         self._contexts = options.contexts
         self._default_platform = options.platform
+        self._all_stages = options.all_stages
         self._stages: list[StagePlan] = []
         self._by_name: dict[str, StagePlan] = {}
         self._images: dict[str, StagePlan] = {}
@@ -237,13 +238,13 @@ class StageGraph:
         return f"did you mean the stage {best}?" if best in stages else f"did you mean {best}?"
 
     def needed(self) -> list[StagePlan]:
-        """The target and all that it is built on or copies from, each behind what it needs.
+        """The target, or all stages, and all that they are built on or copy from, each behind what it needs.
 
         Raises DockerfileError where one of them cannot be built.
         """
         order: list[StagePlan] = []
         seen: set[int] = set()
-        stack = [(self.target, False)]
+        stack = [(plan, False) for plan in (reversed(self._stages) if self._all_stages else [self.target])]
         while stack:
             plan, expanded = stack.pop()
             if expanded:

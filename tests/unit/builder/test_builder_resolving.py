@@ -32,7 +32,7 @@ def test_many_images_are_asked_for_by_few_threads(tmp_path: Path, monkeypatch: p
     builder = Builder(BuildOptions(str(tmp_path), root=str(tmp_path)), {}, Emitter(None), threading.Event(), {})
     requests = [ImageRequest(f"image{number}", host_platform(), None) for number in range(500)]
     with pytest.raises(NotFoundError, match="image0: not found"):
-        builder._resolve(requests)
+        builder.resolve(requests)
     builder.close()
     assert sorted(asked) == sorted(request.name for request in requests)
     assert 2 <= len(threads) <= 16

@@ -1,0 +1,29 @@
+"""What can be asked of a Dockerfile instead of a build: its checks, an outline of its target, its targets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+
+from stagewright.builder import Builder
+from stagewright.frontend import calls
+from stagewright.options import BuildOptions, Method
+from stagewright.progress.events import Sink
+from stagewright.progress.reporter import Emitter
+from stagewright.reports import CheckReport, Outline, TargetList
+
+
+def run_call(
+    options: BuildOptions, method: Method, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event
+) -> CheckReport | Outline | TargetList:
+    """Answer one question about the Dockerfile of a build, which itself is not run. Raises StagewrightError."""
+    with closing(Builder(options, {}, Emitter(sink), cancel, env)) as builder:
+        definition = builder.prepare()
+        if method == "check":
+            frontend = builder.frontend_options(definition)
+            return calls.check(definition.data, definition.filename, frontend, builder.resolve)
+        dockerfile = definition.parse()
+        if method == "targets":
+            return calls.targets(dockerfile)
+        return calls.outline(dockerfile, builder.frontend_options(definition), builder.resolve)
