@@ -24,6 +24,7 @@ from stagewright.errors import StagewrightError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from stagewright.api import BuildResult, Output
+    from stagewright.cli.calls import Call
     from stagewright.progress.display import Display
 
 # Flags of buildx, and those of the builder before it that buildx still takes.
@@ -34,9 +35,7 @@ REFUSED = frozenset(
         "builder",
         "cache-from",
         "cache-to",
-        "call",
         "cgroup-parent",
-        "check",
         "compress",
         "cpu-period",
         "cpu-quota",
@@ -61,6 +60,11 @@ REFUSED = frozenset(
         "squash",
     }
 )
+# The arguments of `api.build` that `api.call` has, too.
+_ASKED_OF_A_DOCKERFILE = (
+    "context", "file", "dockerfile", "target", "build_args", "build_contexts", "pull", "platform", "offline", "root",
+    "config",
+)  # fmt: skip
 
 
 def make_parser() -> CommandParser:
@@ -71,6 +75,15 @@ def make_parser() -> CommandParser:
     _add_inputs(parser)
     _add_steps(parser)
     _add_results(parser)
+    parser.single(
+        "--call",
+        metavar="METHOD",
+        type=_parse_call,
+        help="do not build, but check, outline or targets[,format=json][,ignorestatus=true]",
+    )
+    parser.add_argument(
+        "--check", nargs="?", const="true", dest="call", type=_parse_check, help="run the build checks (--call=check)"
+    )
     parser.repeatable("--platform", metavar="OS/ARCH", help="what to build for")
     parser.single("--progress", metavar="MODE", help="auto, tty, plain, rawjson, quiet or none")
     parser.switch("-q", "--quiet", help="show no progress, and print the image's ID")
@@ -127,6 +140,8 @@ def run(options: argparse.Namespace) -> int:
 
     mode = _progress_mode(options)
     request = _request(options, os.environ)
+    if options.call is not None and options.call.method != "build":
+        return _call(options, request, mode)
     if request["secrets"]:
         from stagewright.sandbox.coredumps import forgo_core_dumps
 
@@ -135,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
         _remove_stale(options.iidfile)
     display = open_display(mode, sys.stderr, expand_warnings=options.debug)
     try:
-        result = _build(request, display)
+        result: BuildResult = _run("build", request, display)
     except StagewrightError as error:
         from stagewright.cli.failures import report
 
@@ -152,13 +167,60 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(request: dict[str, Any], display: Display) -> BuildResult:
+def _parse_call(text: str) -> Call:
+    from stagewright.cli.calls import parse_call
+
+    return parse_call(text)
+
+
+def _parse_check(text: str) -> Call:
+    from stagewright.cli.calls import parse_check
+
+    return parse_check(text)
+
+
+def _call(options: argparse.Namespace, request: dict[str, Any], mode: str | None) -> int:
+    """Asks something of the Dockerfile; prints the answer."""
+    from stagewright.cli import calls
+    from stagewright.image.gojson import dumps
+    from stagewright.progress.display import open_display
+
+    call: Call = options.call
+    display = open_display(mode, sys.stderr, expand_warnings=options.debug)
+    asked = {name: request[name] for name in _ASKED_OF_A_DOCKERFILE}
+    try:
+        report = _run("call", {"method": call.method, **asked}, display)
+    except StagewrightError as error:
+        from stagewright.cli.failures import report as fail
+
+        return fail(error, debug=options.debug, doing="failed to build", with_log=False)
+    if call.method == "check":
+        answer = calls.answer_check(report, _dockerfile_shown(request))
+    else:
+        answer = calls.answer_outline(report) if call.method == "outline" else calls.answer_targets(report)
+    data = dumps(answer.data, indent=True).decode()
+    sys.stdout.write(f"{data}\n" if call.as_json else answer.text)
+    sys.stderr.write(answer.complaint)
+    if options.metadata_file:
+        _write_file(options.metadata_file, dumps(answer.metadata(), indent=True).decode())
+    return 0 if call.ignore_status and not answer.complaint else answer.status
+
+
+def _dockerfile_shown(request: Mapping[str, Any]) -> str:
+    """What messages call the Dockerfile."""
+    if request["dockerfile"] is not None:
+        return "stdin"
+    return request["file"] or os.path.normpath(os.path.join(request["context"], "Dockerfile"))
+
+
+def _run(name: str, request: dict[str, Any], display: Display) -> Any:
+    """Calls a function of the library, showing its events and giving it the signals."""
     from stagewright import api
     from stagewright.cli.signals import cancel_on_signals
 
     with cancel_on_signals(display.abandon) as cancel:
         try:
-            result = api.build(**request, on_event=display, cancel=cancel)
+            result = getattr(api, name)(**request, on_event=display, cancel=cancel)
         except BaseException as error:
             display.close(error)
             raise

@@ -84,6 +84,9 @@ class FakeLibrary(ModuleType):
     def build(self, **request: Any) -> Any:
         return self.answer("build", **request)
 
+    def call(self, **request: Any) -> Any:
+        return self.answer("call", **request)
+
     def answer(self, name: str, *args: Any, **kwargs: Any) -> Any:
         self.calls.append((name, args, kwargs))
         answer = self.answers.get(name)
