@@ -235,11 +235,11 @@ class Builder:
                 if path:
                     from stagewright.sandbox.oci import OciRuntime
 
-                    self._runtime = OciRuntime(path)
+                    self._runtime = OciRuntime(path, self._notify)
                 else:
                     from stagewright.sandbox.native import NativeRuntime
 
-                    self._runtime = NativeRuntime()
+                    self._runtime = NativeRuntime(self._notify)
             return self._runtime
 
     def _host_ca(self) -> str | None:
@@ -278,6 +278,10 @@ class Builder:
             if not os.path.isfile(path):
                 return None
             return Matcher(read_patterns(read_file(path, "ignore file", self._cancel), path))
+
+    def _notify(self, text: str) -> None:
+        """Warn of what steps must do without on this machine."""
+        self._emitter(WarningEvent(_vertex_digest(self._definition_name()), text))
 
     def _report_finding(self, finding: Finding) -> None:
         warning = WarningEvent(

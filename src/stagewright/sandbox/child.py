@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
-from _socket import AF_INET, SOCK_DGRAM, socket
 
 from stagewright import privilege
-from stagewright.sandbox import kernel, process, users, wire
+from stagewright.sandbox import kernel, netlink, process, users, wire
 from stagewright.sandbox.mounts import FileSystem, ForbiddenTargetError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from typing import Any, NoReturn
 
 _MAX_USER_FILE = 8 << 20
 USER_FILES = ("/etc/passwd", "/etc/group")
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 
 
@@ -37,6 +34,12 @@ class Child:
     def run(self) -> NoReturn:
         """Run the step. Raises CannotRunError for a program that cannot be run, and anything else for our failure."""
         raise NotImplementedError
+
+    def join_network(self, namespace: int) -> None:
+        """Enter the network namespace of the descriptor, which is closed. Raises OSError."""
+        self.doing = "join the build's network"
+        kernel.setns(namespace, kernel.CLONE_NEWNET)
+        os.close(namespace)
 
     def explain(self, error: Exception) -> str:
         """What was being done when it failed, and why."""
@@ -88,7 +91,7 @@ class NativeChild(Child):
         kernel.unshare(_NAMESPACES | (kernel.CLONE_NEWNET if request["private_network"] else 0))
         if request["private_network"]:
             self.doing = "bring up the loopback device"
-            _bring_up_loopback()
+            netlink.set_loopback_up()
         self.doing = "set the hostname"
         kernel.set_hostname(request["hostname"])
         uid, gid, groups, home = self._build_file_system()
@@ -130,11 +133,3 @@ class NativeChild(Child):
         status = self._status.fileno()
         os.closerange(3, status)
         os.closerange(status + 1, 1 << 30)
-
-
-def _bring_up_loopback() -> None:
-    probe = socket(AF_INET, SOCK_DGRAM)
-    request = struct.pack("16sh14x", b"lo", 0)
-    _, flags = struct.unpack("16sh14x", fcntl.ioctl(probe.fileno(), _SIOCGIFFLAGS, request))
-    fcntl.ioctl(probe.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
-    probe.close()

@@ -75,18 +75,18 @@ class _Launcher:
                 if fd in self._children:
                     self._reap(fd)
                     continue
-                data, descriptors = wire.receive(self._control, 1, 3)
+                data, descriptors = wire.receive(self._control, 1, 4)
                 if not data:
                     os._exit(0)
                 self._start(*descriptors)
 
-    def _start(self, status_fd: int, stdout: int, stderr: int) -> None:
+    def _start(self, status_fd: int, stdout: int, stderr: int, network: int | None = None) -> None:
         status = socket(fileno=status_fd)
         try:
             kernel.unshare(kernel.CLONE_NEWPID)
             pid = os.fork()
             if not pid:
-                self._run(status, stdout, stderr)
+                self._run(status, stdout, stderr, network)
             kernel.setns(self._pid_namespace, kernel.CLONE_NEWPID)
             pidfd = os.pidfd_open(pid)
             self._children[pidfd] = (pid, status)
@@ -96,8 +96,9 @@ class _Launcher:
             self._tell(status, (wire.FAILED, f"cannot start a process: {error}"))
             status.close()
         finally:
-            os.close(stdout)
-            os.close(stderr)
+            for fd in (stdout, stderr, network):
+                if fd is not None:
+                    os.close(fd)
 
     def _reap(self, pidfd: int) -> None:
         pid, status = self._children.pop(pidfd)
@@ -114,11 +115,17 @@ class _Launcher:
             # Nobody waits for this step any more.
             return
 
-    def _run(self, status: socket, stdout: int, stderr: int) -> NoReturn:
+    def _run(self, status: socket, stdout: int, stderr: int, network: int | None) -> NoReturn:
         child: Child | None = None
         try:
             request = wire.receive_message(status)
+            if "command" in request:
+                from stagewright.sandbox.network_child import NetworkChild
+
+                NetworkChild(request, status, self._privileges.bounding).run()
             child = self._child_type(request, status, self._privileges)
+            if network is not None:
+                child.join_network(network)
             os.dup2(self._null, 0)
             os.dup2(stdout, 1)
             os.dup2(stderr, 2)

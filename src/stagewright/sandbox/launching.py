@@ -54,9 +54,9 @@ class LauncherProcess:
             self.close()
             raise SandboxError(answer[1])
 
-    def start(self, status: int, stdout: int, stderr: int) -> None:
-        """Have a process started that reads its request from `status`."""
-        socket.send_fds(self._control, [b"\1"], [status, stdout, stderr])
+    def start(self, status: int, stdout: int, stderr: int, network: int | None = None) -> None:
+        """Have a process started that reads its request from `status`, in the network namespace `network`."""
+        socket.send_fds(self._control, [b"\1"], [fd for fd in (status, stdout, stderr, network) if fd is not None])
 
     def close(self) -> None:
         """End the launcher, and with it every step; come back when all are gone."""

@@ -7,12 +7,14 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from stagewright import privilege
 from stagewright.errors import SandboxError
 from stagewright.sandbox import mounts, seccomp
 from stagewright.sandbox.launching import LauncherSlot
+from stagewright.sandbox.network import BuildNetwork
 from stagewright.sandbox.request import build_request
 from stagewright.sandbox.running import StepRun
 from stagewright.sandbox.spec import Cancellation, Outcome, OutputSink, Step
@@ -23,9 +25,12 @@ _CGROUP_MOUNTS = "/sys/fs/cgroup"
 
 
 class OciRuntime:
-    """Runs steps by the OCI runtime at `path`, or of that name in PATH. Raises SandboxError where there is none."""
+    """Runs steps by the OCI runtime at `path`, or of that name in PATH. Raises SandboxError where there is none.
 
-    def __init__(self, path: str) -> None:
+    `notify` gets a line on what steps must do without on this machine.
+    """
+
+    def __init__(self, path: str, notify: Callable[[str], None] = lambda text: None) -> None:
         found = shutil.which(path)
         if found is None:
             raise SandboxError(f"there is no OCI runtime {path!r}")
@@ -34,29 +39,40 @@ class OciRuntime:
         self._directory = tempfile.mkdtemp(prefix="stagewright-oci-")
         self._cgroup = os.path.basename(self._directory)
         self._launcher = LauncherSlot((self._directory, self._cgroup))
+        self._network = BuildNetwork(notify)
         self._numbers = itertools.count(1)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
-        request = build_request(step)
+        launcher = self._launcher.get()
+        joined = self._network.join(step, launcher)
+        request = build_request(step, joined.resolv_conf)
         number = next(self._numbers)
         request["oci"] = {
             "runtime": self._path,
             "directory": self._directory,
             "id": f"step{number}",
-            "config": bundle_config(step, request["limits"], f"{self._cgroup}/step{number}"),
+            "config": bundle_config(
+                step, request["limits"], f"{self._cgroup}/step{number}", joined=joined.namespace is not None
+            ),
         }
-        return StepRun(step, request, on_output, cancel).run(self._launcher.get())
+        return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)
 
     def close(self) -> None:
         """See `Runtime.close`."""
         self._launcher.close()
+        self._network.close()
         # The launcher has done so, if it was ever started.
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def bundle_config(step: Step, limits: list[tuple[int, int, int]], cgroup: str) -> dict[str, Any]:
-    """The config.json of a step, less what only its root file system tells: user, environment, root, own mounts."""
+def bundle_config(
+    step: Step, limits: list[tuple[int, int, int]], cgroup: str, *, joined: bool = False
+) -> dict[str, Any]:
+    """The config.json of a step, less what only its root file system tells: user, environment, root, own mounts.
+
+    `joined` says that the runtime is started in a network of the build's own, which the step has with it.
+    """
     insecure = step.security == "insecure"
     namespaces = [*_NAMESPACES, *(["network"] if step.network == "none" else [])]
     rlimits = [
@@ -89,7 +105,7 @@ def bundle_config(step: Step, limits: list[tuple[int, int, int]], cgroup: str) -
             "noNewPrivileges": False,
         },
         "hostname": step.hostname,
-        "mounts": _kernel_mounts(step.shm_size, insecure, own_network=step.network == "none"),
+        "mounts": _kernel_mounts(step.shm_size, insecure, own_network=joined or step.network == "none"),
         "linux": linux,
     }
 

@@ -33,6 +33,7 @@ def probe() -> tuple[Fact, ...]:
         _seccomp(),
         _id_mapped_mounts(),
         Fact("cgroups", cgroup_version()),
+        _network(),
         *_oci_runtimes(),
     )
 
@@ -105,6 +106,16 @@ def _seccomp() -> Fact:
 def _id_mapped_mounts() -> Fact:
     version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     return Fact("ID-mapped mounts", "yes" if version >= _ID_MAPPED_MOUNTS_SINCE else "no")
+
+
+def _network() -> Fact:
+    from stagewright.sandbox import network
+
+    lacking = network.missing_means()
+    if lacking is not None:
+        return Fact("network of steps", "the host's", f"{lacking}: steps reach the host's loopback addresses")
+    program = network.available_programs()[0]
+    return Fact("network of steps", f"one of the build's own by {program}")
 
 
 def _oci_runtimes() -> list[Fact]:

@@ -27,7 +27,14 @@ _DOCKER_DEFAULT = """
     CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE
     SETFCAP
 """
-DEFAULT_CAPABILITIES = sum(1 << CAPABILITY_NAMES.index(f"CAP_{name}") for name in _DOCKER_DEFAULT.split())
+
+
+def capabilities(names: str) -> int:
+    """Capabilities as bits, from their names less the `CAP_` in one text."""
+    return sum(1 << CAPABILITY_NAMES.index(f"CAP_{name}") for name in names.split())
+
+
+DEFAULT_CAPABILITIES = capabilities(_DOCKER_DEFAULT)
 """What a step has by default, as bits."""
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -78,11 +85,7 @@ def become(
     """
     if program is not None:
         program.install()
-    number = 0
-    while bounding >> number:
-        if bounding >> number & 1 and not keep >> number & 1:
-            kernel.prctl(kernel.PR_CAPBSET_DROP, number)
-        number += 1
+    drop_from_bounding(bounding, keep)
     if not privilege.has_one_id():
         # A namespace that was made without help has given up this call.
         os.setgroups(groups)
@@ -91,6 +94,15 @@ def become(
     kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
     held = keep if uid == 0 else 0
     kernel.set_capabilities(held, held, 0)
+
+
+def drop_from_bounding(bounding: int, keep: int) -> None:
+    """Drop all capabilities but those of `keep` from the bounding set, which is `bounding` now."""
+    number = 0
+    while bounding >> number:
+        if bounding >> number & 1 and not keep >> number & 1:
+            kernel.prctl(kernel.PR_CAPBSET_DROP, number)
+        number += 1
 
 
 def enter_directory(path: str) -> None:

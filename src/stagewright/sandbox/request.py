@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import Any
 
 from stagewright.errors import SandboxError
+from stagewright.sandbox.resolver import host_resolver, reachable
 from stagewright.sandbox.spec import BindMount, Mount, Root, SecretMount, SshMount, Step, TmpfsMount
 
 HOST_CA_PATH = "/run/stagewright/ca-certificates.crt"
@@ -26,22 +25,23 @@ HOST_CA_VARIABLES = (
 _APT_CONFIG_PATH = "/run/stagewright/apt.conf"
 
 _PUBLIC_FILE = (0o644, 0, 0)
-_HOST_RESOLV_CONF = "/etc/resolv.conf"
 
 
-def build_request(step: Step) -> dict[str, Any]:
+def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
     """The request for a step, in the types of `marshal`. Raises SandboxError where the step makes no sense.
 
-    A mount is (kind, target, is optional, details of the kind); an optional one is left out where a root that is
-    read-only has no place for it.
+    `resolver` is the text of /etc/resolv.conf in a network of the build's own. A mount is (kind, target, is optional,
+    details of the kind); an optional one is left out where a root that is read-only has no place for it.
     """
     if not step.args:
         raise SandboxError("the step has no program to run")
     if not step.cwd.startswith("/"):
         raise SandboxError(f"the working directory {step.cwd!r} is not an absolute path")
+    if resolver is None:
+        resolver = host_resolver() if step.network != "none" else reachable(host_resolver())
     mounts = [
         ("file", "/etc/hosts", True, hosts_file(step).encode(), *_PUBLIC_FILE),
-        ("file", "/etc/resolv.conf", True, resolver_file(step.network != "none").encode(), *_PUBLIC_FILE),
+        ("file", "/etc/resolv.conf", True, resolver.encode(errors="surrogateescape"), *_PUBLIC_FILE),
         *map(_mount_request, step.mounts),
     ]
     environment = list(step.env)
@@ -73,28 +73,6 @@ def hosts_file(step: Step) -> str:
         *(f"{address}\t{name}" for name, address in step.extra_hosts),
     ]
     return "\n".join(lines) + "\n"
-
-
-def resolver_file(host_network: bool) -> str:
-    """The text of the step's /etc/resolv.conf: the host's, less what only works in the host's own network."""
-    try:
-        with open(_HOST_RESOLV_CONF, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
-    except FileNotFoundError:
-        return ""
-    if host_network:
-        return text
-    return "".join(line for line in text.splitlines(keepends=True) if not _is_loopback_nameserver(line))
-
-
-def _is_loopback_nameserver(line: str) -> bool:
-    match = re.match(r"\s*nameserver\s+([^\s%]+)", line)
-    if match is None:
-        return False
-    try:
-        return ipaddress.ip_address(match[1]).is_loopback
-    except ValueError:
-        return False
 
 
 def _depth(target: str) -> int:

@@ -37,13 +37,13 @@ class StepRun:
         self._stubs: tuple[tuple[str, ...], dict[str, stubs.DirectoryState]] = ((), {})
         self._relays: list[Relay] = []
 
-    def run(self, launcher: LauncherProcess) -> Outcome:
-        """Run the step to its end. Raises SandboxError where it could not start."""
+    def run(self, launcher: LauncherProcess, network: int | None = None) -> Outcome:
+        """Run the step to its end, in the network namespace `network`. Raises SandboxError where it could not start."""
         status, theirs = socket.socketpair()
         pipes = {1: os.pipe(), 2: os.pipe()}
         try:
             try:
-                launcher.start(theirs.fileno(), pipes[1][1], pipes[2][1])
+                launcher.start(theirs.fileno(), pipes[1][1], pipes[2][1], network)
             except OSError as error:
                 raise SandboxError(f"the launcher of steps has gone: {error.strerror}") from None
             finally:

@@ -28,6 +28,8 @@ LISTENING = "listening"
 """(LISTENING, path) with a listening socket, whose connections are to be relayed to the host's socket `path`."""
 STUBS = "stubs"
 """(STUBS, created, directories): StubRecorder's report."""
+NETWORK = "network"
+"""(NETWORK,) with the network namespace for steps."""
 EXITED = "exited"
 """(EXITED, exit code, signal or 0): the step is over."""
 
