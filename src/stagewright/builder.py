@@ -257,9 +257,12 @@ class Builder:
     # --- the Dockerfile and its images ------------------------------------------------------------------------------
 
     def _warn_of_one_id(self) -> None:
-        short = "this user has no subordinate ids: steps cannot change owners, nor run as other users than root"
-        detail = ("stagewright info says why, and how to get some",)
-        self._emitter(WarningEvent(_vertex_digest(self._definition.name), short, detail=detail))
+        self._notify("this user has no subordinate ids: steps cannot change owners, nor run as other users than root")
+
+    def _notify(self, text: str) -> None:
+        """Warn of what steps must do without on this machine."""
+        detail = ("stagewright info says why, and how to get it",)
+        self._emitter(WarningEvent(_vertex_digest(self._definition.name), text, detail=detail))
 
     def _add_named_contexts(self) -> None:
         """Let the graph read the folders among the named contexts."""
@@ -278,10 +281,6 @@ class Builder:
             if not os.path.isfile(path):
                 return None
             return Matcher(read_patterns(read_file(path, "ignore file", self._cancel), path))
-
-    def _notify(self, text: str) -> None:
-        """Warn of what steps must do without on this machine."""
-        self._emitter(WarningEvent(_vertex_digest(self._definition_name()), text))
 
     def _report_finding(self, finding: Finding) -> None:
         warning = WarningEvent(

@@ -108,7 +108,7 @@ def _is_old_pasta(path: str) -> bool:
         run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return True
-    released = re.match(r"pasta \D*(\d{4})", run.stdout)
+    released = re.search(r"(20\d\d)_?\d\d", run.stdout)
     return released is None or int(released[1]) < 2024
 
 

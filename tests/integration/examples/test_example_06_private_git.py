@@ -107,7 +107,9 @@ def make_repository(folder: Path) -> Path:
 
 
 def flags(server: GitServer) -> list[str]:
-    return [f"--build-arg=DEPENDENCY={server.requirement}", f"--secret=id=known_hosts,src={server.known_hosts}"]
+    # The server listens on this machine's loopback, which only the host's network has.
+    known_hosts = f"--secret=id=known_hosts,src={server.known_hosts}"
+    return ["--network=host", f"--build-arg=DEPENDENCY={server.requirement}", known_hosts]
 
 
 def test_the_dependency_is_fetched_through_the_agent(

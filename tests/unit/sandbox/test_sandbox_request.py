@@ -11,7 +11,7 @@ from stagewright.errors import SandboxError
 from stagewright.records import replace
 from stagewright.sandbox import request, wire
 from stagewright.sandbox.oci import bundle_config
-from stagewright.sandbox.request import build_request, hosts_file, resolver_file
+from stagewright.sandbox.request import build_request, hosts_file
 from stagewright.sandbox.spec import BindMount, Root, SecretMount, SshMount, Step, TmpfsMount
 
 STEP = Step(("sh",), Root(("/lower",), "/upper", "/work"))
@@ -44,16 +44,6 @@ def test_hosts() -> None:
     assert text == (
         "127.0.0.1\tlocalhost me\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.1\ta.example\n::2\tb.example\n"
     )
-
-
-def test_the_resolver_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "resolv.conf"
-    file.write_text("# nameserver 127.0.0.1\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 10.0.0.1\nsearch x\n")
-    monkeypatch.setattr(request, "_HOST_RESOLV_CONF", str(file))
-    assert resolver_file(True) == file.read_text()
-    assert resolver_file(False) == "# nameserver 127.0.0.1\nnameserver 10.0.0.1\nsearch x\n"
-    file.unlink()
-    assert resolver_file(True) == ""
 
 
 @pytest.mark.parametrize(
