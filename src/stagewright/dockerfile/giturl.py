@@ -13,6 +13,7 @@ from stagewright.dockerfile.golang import parse_bool, quote
 from stagewright.errors import DockerfileError
 from stagewright.patterns import pattern
 from stagewright.records import dataclass, replace
+from stagewright.redaction import redact_url
 
 Scheme = Literal["http", "https", "ssh", "git"]
 
@@ -76,6 +77,12 @@ def is_commit(ref: str) -> bool:
     return _COMMIT.fullmatch(ref) is not None
 
 
+def check_commit(checksum: str) -> None:
+    """Raise DockerfileError where a checksum, if there is one, is not the beginning of a commit's hash."""
+    if checksum and not _HEX.fullmatch(checksum):
+        raise DockerfileError(f"invalid checksum {checksum} for Git URL, expected hex commit hash")
+
+
 def is_ref_name(ref: str) -> bool:
     """Whether git can have a branch or tag of that name, and no command line takes it for something else."""
     return _BAD_REF.search(ref) is None
@@ -102,11 +109,10 @@ def _complete(ref: GitRef, query: str, fragment: str) -> GitRef:
     name, _, subdir = fragment.partition(":")
     ref = _with_query(replace(ref, ref=name, subdir=subdir), query)
     if ref.host.startswith("-") or ref.path.startswith("-") or _CONTROL.search(ref.remote):
-        raise DockerfileError(f"the git URL {quote(ref.remote)} cannot be used", hint="is it misspelt?")
+        raise DockerfileError(f"the git URL {quote(redact_url(ref.remote))} cannot be used", hint="is it misspelt?")
     if ref.ref and not is_ref_name(ref.ref):
         raise DockerfileError(f"{quote(ref.ref)} cannot be the name of a git branch, tag or commit")
-    if ref.checksum and not _HEX.fullmatch(ref.checksum):
-        raise DockerfileError(f"invalid checksum {ref.checksum} for Git URL, expected hex commit hash")
+    check_commit(ref.checksum)
     # Nothing above the repository's root can be meant.
     inside = posixpath.normpath("/" + ref.subdir).lstrip("/")
     return replace(ref, subdir=inside)

@@ -95,4 +95,4 @@ def filename_of(url: str) -> str:
     except ValueError:
         return _UNNAMED
     name = posixpath.basename(path.rstrip("/"))
-    return _UNNAMED if name in ("", ".", "..") else name
+    return _UNNAMED if name in ("", ".", "..") or "\0" in name else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stagewright.dockerfile import ast
-from stagewright.dockerfile.giturl import parse_git_ref
+from stagewright.dockerfile.giturl import check_commit, parse_git_ref
 from stagewright.dockerfile.golang import quote
 from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.dockerfile.shell import Lexer
@@ -104,6 +104,7 @@ def _remote(
         raise DockerfileError("inconsistent keep-git-dir configuration")
     if checksum and ref.checksum not in ("", checksum):
         raise DockerfileError(f"checksum mismatch {quote(checksum)} != {quote(ref.checksum)}")
+    check_commit(checksum)
     vertex = git_source(ref, meta, keep_git_dir=bool(keep), checksum=checksum)
     return vertex, replace(common, source="/", wildcard=False, folder_itself=True)
 

@@ -260,13 +260,13 @@ def _etag(response: Response) -> str:
 
 def _time(text: str) -> int | None:
     """The Unix seconds of an HTTP date, None where it is none."""
-    from calendar import timegm
+    from datetime import UTC, datetime
     from email.utils import parsedate
 
-    with suppress(ValueError, OverflowError, TypeError):
+    with suppress(ValueError, TypeError):
         parsed = parsedate(text)
         if parsed is not None:
-            return timegm(parsed)
+            return int(datetime(*parsed[:6], tzinfo=UTC).timestamp())
     return None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from stagewright.cache.keys import KeyStore
 from stagewright.cache.locks import LockFile
 from stagewright.content.db import Database
-from stagewright.errors import SourceRange, SourceText
+from stagewright.errors import NotFoundError, SourceRange, SourceText
 from stagewright.graph.ops import CopyAction, ExecOp, FileOp, Mount, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.result import Result
@@ -46,7 +46,8 @@ class Store:
 class Build:
     """One solver's run. A vertex's result is a snapshot with the text that its work answers (by default its name).
 
-    `ran` are the names of the vertices that ran, in order; `context` the text of the build context's files.
+    `ran` are the names of the vertices that ran, in order; `context` the text of the build context's files. `means` is
+    what sources that are only named mean now, by their identifiers; `resolved` those that were asked for.
     """
 
     def __init__(self, store: Store, jobs: int | None = None) -> None:
@@ -59,6 +60,15 @@ class Build:
         self.ran: list[str] = []
         self.digested: list[str] = []
         self.events: list[Event] = []
+        self.means: dict[str, str] = {}
+        self.resolved: list[str] = []
+
+    def resolve(self, vertex: Vertex, reporter: Reporter) -> object:
+        assert isinstance(vertex.op, SourceOp)
+        self.resolved.append(vertex.op.identifier)
+        if vertex.op.identifier not in self.means:
+            raise NotFoundError(f"{vertex.op.identifier}: not found")
+        return [self.means[vertex.op.identifier]]
 
     def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
         if isinstance(vertex.op, FileOp):
@@ -90,9 +100,8 @@ class Build:
         return Result(self.store.snapshot(str(outcome or vertex.meta.name)))
 
     def solve(self, *targets: Vertex) -> list[Result]:
-        solver = Solver(
-            lambda vertex: self, self.store.keys, self.store.locks, Emitter(self.events.append), self.cancel, self.jobs
-        )
+        store, emitter = self.store, Emitter(self.events.append)
+        solver = Solver(lambda vertex: self, store.keys, store.locks, emitter, self.cancel, self.jobs, self.resolve)
         return solver.solve(targets)
 
     def last(self, name: str) -> VertexEvent:
@@ -109,6 +118,12 @@ class Build:
 
 def context() -> Vertex:
     return Vertex(SourceOp("local://context"), meta=Metadata("context"))
+
+
+def named(identifier: str, *, line: int | None = None) -> Vertex:
+    """A source whose op does not say what it means."""
+    meta = Metadata(identifier, location=at(line) if line else None)
+    return Vertex(SourceOp(identifier), meta=meta)
 
 
 def run(name: str, *inputs: Vertex, ignore_cache: bool = False, line: int | None = None) -> Vertex:

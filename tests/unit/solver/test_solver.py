@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_work import Build, Store, at, context, copy, run
+from fake_work import Build, Store, at, context, copy, named, run
 
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError, StoreError
 from stagewright.graph.ops import MergeOp, SourceOp
@@ -334,3 +334,50 @@ def test_a_vertex_used_as_two_inputs_of_one_user(store: Store) -> None:
     build = Build(store)
     build.solve(copy("copy", stage, stage), Vertex(MergeOp(), (stage, stage), meta=Metadata("merge")))
     assert build.ran.count("stage") == 1
+
+
+# --- sources that are only named --------------------------------------------------------------------------------------
+
+URL = "https://example.com/file"
+
+
+def add(url: str = URL) -> Vertex:
+    """What is built on a source that is only named."""
+    return run("use", copy("add", None, named(url, line=2)))
+
+
+def test_a_source_that_means_the_same_runs_nothing(store: Store) -> None:
+    for ran in ([URL, "add", "use"], []):
+        build = Build(store)
+        build.means[URL] = "one"
+        build.solve(add())
+        assert (build.ran, build.resolved) == (ran, [URL])
+    assert build.last(URL).cached and build.last("use").cached
+
+
+def test_a_source_that_means_something_else_is_fetched(store: Store) -> None:
+    for meaning in ("one", "two"):
+        build = Build(store)
+        build.means[URL] = meaning
+        build.work[URL] = lambda inputs, reporter, meaning=meaning: meaning
+        build.solve(add())
+        assert build.ran == [URL, "add", "use"]
+
+
+def test_a_source_is_keyed_by_what_it_means_and_not_by_its_name(store: Store) -> None:
+    moved = "https://example.org/moved"
+    for url, ran in ((URL, [URL, "add", "use"]), (moved, [])):
+        build = Build(store)
+        build.means = {URL: "one", moved: "one"}
+        build.solve(add(url))
+        assert build.ran == ran
+
+
+def test_a_source_that_means_nothing_names_its_line(store: Store) -> None:
+    build = Build(store)
+    with pytest.raises(NotFoundError) as caught:
+        build.solve(add())
+    assert caught.value.message == f"{URL}: not found"
+    assert caught.value.location == at(2)
+    assert build.last(URL).error == f"{URL}: not found"
+    assert build.ran == []
