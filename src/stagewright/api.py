@@ -12,6 +12,7 @@ from stagewright.progress.events import Sink
 from stagewright.reports import CheckReport, ImageInfo, Outline, PruneReport, TargetList, UsageRow
 
 if TYPE_CHECKING:
+    from stagewright.linting import LintReport
     from stagewright.store import Store
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "UsageRow",
     "build",
     "call",
+    "lint",
 ]
 
 
@@ -170,3 +172,26 @@ def call(
         cancel or threading.Event(),
     )
     return report
+
+
+def lint(
+    context: str | os.PathLike[str] = ".",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    fix: bool = False,
+    config: str | os.PathLike[str] | None = None,
+) -> LintReport:
+    """Find what could be better in a Dockerfile: slower, larger or less safe than it need be.
+
+    `context` is the folder of its build context and `file` its path (default `Dockerfile` there). `fix` rewrites the
+    file where a finding has a rewrite; registries are then asked for the digests of bases. Raises StagewrightError.
+    """
+    from stagewright.linting import lint_dockerfile
+
+    return lint_dockerfile(
+        os.fspath(context),
+        None if file is None else os.fspath(file),
+        fix_it=fix,
+        config=None if config is None else os.fspath(config),
+        env=os.environ,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-_METHODS = ("findall", "fullmatch", "match", "search", "split", "sub")
+_METHODS = ("findall", "finditer", "fullmatch", "match", "search", "split", "sub")
 
 
 class _LatePattern:
@@ -26,5 +26,5 @@ class _LatePattern:
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[str]:
-    """What `re.compile` gives, as far as its methods go: findall, fullmatch, match, search, split and sub."""
+    """What `re.compile` gives, as far as its methods go: findall, finditer, fullmatch, match, search, split and sub."""
     return cast("re.Pattern[str]", _LatePattern(text, flags))

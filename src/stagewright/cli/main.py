@@ -17,6 +17,7 @@ COMMANDS = {
     "build": "Build an image from a Dockerfile",
     "images": "List the images in the store",
     "inspect": "Show everything about images",
+    "lint": "Show what could be better in a Dockerfile",
     "tag": "Give an image another name",
     "rm": "Remove images from the store",
     "push": "Upload an image to its registry",
