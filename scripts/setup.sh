@@ -38,11 +38,14 @@ install_packages() {
     )
 }
 
-# Prints the first interpreter that is new enough and can make a virtual environment.
+# Prints the first interpreter that is new enough and can make a virtual environment. Takes a command to run it with.
 find_python() {
     for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            echo "$candidate"
+        if "$@" "$candidate" -c '
+import sys, venv, ensurepip
+if sys.version_info < (3, 11):
+    sys.exit(1)
+print(sys.executable)' 2>/dev/null; then
             return 0
         fi
     done

@@ -36,19 +36,19 @@ def may_gain_privileges() -> bool:
 
 
 def _status(key: str) -> str:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         return next(line.partition(":")[2].strip() for line in file if line.startswith(f"{key}:"))
 
 
 @cache
 def in_user_namespace() -> bool:
     """Whether this process lives in a user namespace other than the machine's first one."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
+    with open("/proc/self/uid_map", encoding="utf-8") as file:
         return file.read().split() != ["0", "0", "4294967295"]
 
 
 @cache
 def has_one_id() -> bool:
     """Whether the user namespace of this process knows no other user than root, so that all files must be root's."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
+    with open("/proc/self/uid_map", encoding="utf-8") as file:
         return [line.split()[2] for line in file] == ["1"]

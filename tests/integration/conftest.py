@@ -11,18 +11,41 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROJECT, SCRIPTS, Stagewright, StandinImages, output_of, package_flags, runner
+from harness import PROJECT, SCRIPTS, Stagewright, StandinImages, is_root_of_machine, output_of, package_flags, runner
 from registry_servers import HTPASSWD, ScriptedServer, TokenServer, start_registry
 
+# Rooms whose code runs behind the door: their tests run there as well.
+BEHIND_THE_DOOR = frozenset({"exporters", "ops", "sandbox", "snapshots", "solver", "sources"})
+COMMAND_LINES = frozenset({"stagewright", "standin_stagewright"})
 # The first run on a machine builds eight base images before its first test starts.
 STANDINS_TIMEOUT_S = 900
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers that say which user a test is for."""
+    config.addinivalue_line("markers", "root(why): needs the machine's root, and no user namespace will do")
+    config.addinivalue_line("markers", "behind_door: needs root, for which that of a user namespace will do")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests that may have to wait for the stand-ins the time for it."""
+    """Mark the tests of rooms behind the door, and give those that may wait for the stand-ins the time for it."""
+    here = Path(__file__).parent
     for item in items:
         if "standin_images" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(STANDINS_TIMEOUT_S))
+        is_below = item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in BEHIND_THE_DOOR
+        # The command line opens the door by itself.
+        if is_below and not COMMAND_LINES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("behind_door")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this user cannot run, and say why."""
+    if os.geteuid() != 0 and item.get_closest_marker("behind_door"):
+        pytest.skip("runs behind the door: scripts/test-as-user does it")
+    needs_root = item.get_closest_marker("root")
+    if needs_root and not is_root_of_machine():
+        pytest.skip(f"needs root: {needs_root.args[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import base64
 import datetime
+import io
 import json
-import mmap
 import os
-import shutil
 import subprocess
 import sys
-import zlib
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +114,7 @@ def runner(root: Path, config: Path, build_flags: tuple[str, ...] = ()) -> Itera
     yield Stagewright(root, config, build_flags)
     left = mounts_below(root)
     if not left:
-        shutil.rmtree(root, ignore_errors=not root.exists())
+        output_of(*as_root("rm", "-rf", root))
     assert left == [], "a build left mounts behind"
 
 
@@ -143,20 +142,79 @@ def moment(text: str | None) -> datetime.datetime | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a result by their absolute paths, from its tar archive."""
+
+    members: Mapping[str, tarfile.TarInfo]
+    contents: Mapping[str, bytes] = field(repr=False)
+
+    @classmethod
+    def read(cls, archive: bytes) -> Files:
+        """Read an uncompressed tar archive."""
+        members, contents = {}, {}
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            for member in tar:
+                path = "/" if member.name == "." else "/" + member.name.removeprefix("./").strip("/")
+                members[path] = member
+                if (member.isreg() or member.islnk()) and (content := tar.extractfile(member)) is not None:
+                    contents[path] = content.read()
+        return cls(members, contents)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.members
+
+    def text(self, path: str) -> str:
+        """A file's content."""
+        return self.contents[path].decode()
+
+    def lines(self, path: str) -> list[str]:
+        """A file's lines."""
+        return self.text(path).splitlines()
+
+    def mode(self, path: str) -> int:
+        """The permission bits."""
+        return self.members[path].mode
+
+    def owner(self, path: str) -> tuple[int, int]:
+        """The user and group ID."""
+        return self.members[path].uid, self.members[path].gid
+
+    def metadata(self, path: str) -> tuple[int, int, int, float]:
+        """The permission bits, the owner's IDs and the time of the last change."""
+        member = self.members[path]
+        return member.mode, member.uid, member.gid, member.mtime
+
+    def below(self, folder: str) -> list[str]:
+        """The paths of all that is below a folder, relative to it, in order."""
+        prefix = folder.rstrip("/") + "/"
+        return sorted(path.removeprefix(prefix) for path in self.members if path.startswith(prefix))
+
+
+# Unpacks an image and archives its files, since another namespace's owners can be read there only.
+UNPACK = 'umoci unpack --image "$1:image" "$2" && tar -C "$2/rootfs" --numeric-owner -cf "$3" . && rm -rf "$2"'
+
+
+def unpacked(source: str, scratch: Path, *flags: str) -> Files:
+    """The files that umoci makes of an image that skopeo reads, with the flags for `skopeo copy`."""
+    layout, archive = scratch / "layout", scratch / "rootfs.tar"
+    output_of("skopeo", "copy", "--quiet", *flags, source, f"oci:{layout}:image")
+    output_of(*as_root("sh", "-ec", UNPACK, "sh", layout, scratch / "bundle", archive))
+    return Files.read(archive.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """An image in an OCI archive, seen by skopeo, umoci and runc."""
 
     archive: Path
-    unpacked: Path
+    tree: Files
 
     @classmethod
     def load(cls, archive: Path, scratch: Path) -> Image:
         """Unpack the archive to a folder in `scratch`."""
-        layout = f"{scratch}/{archive.stem}.layout:image"
-        bundle = scratch / f"{archive.stem}.bundle"
-        output_of("skopeo", "copy", "--quiet", f"oci-archive:{archive}", f"oci:{layout}")
-        output_of("umoci", "unpack", "--image", layout, bundle)
-        return cls(archive, bundle / "rootfs")
+        folder = scratch / f"{archive.stem}.unpacked"
+        folder.mkdir()
+        return cls(archive, unpacked(f"oci-archive:{archive}", folder))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -167,11 +225,7 @@ class Image:
     @property
     def files(self) -> set[str]:
         """The absolute paths of all that is no folder."""
-        return {
-            f"/{os.path.relpath(os.path.join(folder, name), self.unpacked)}"
-            for folder, folders, names in os.walk(self.unpacked)
-            for name in [*names, *(name for name in folders if os.path.islink(os.path.join(folder, name)))]
-        }
+        return {path for path, member in self.tree.members.items() if not member.isdir()}
 
     def below(self, folder: str) -> set[str]:
         """The absolute paths of all files and links below a folder of the image."""
@@ -179,12 +233,23 @@ class Image:
 
     def read(self, path: str) -> str:
         """A text file of the image."""
-        return (self.unpacked / path.lstrip("/")).read_text()
+        return self.tree.text(path)
 
     def run(self, *arguments: str, entrypoint: str | None = None) -> str:
         """What the image's process prints, run by runc; the arguments replace its CMD."""
         override = [f"--entrypoint={entrypoint}"] if entrypoint else []
-        return output_of(sys.executable, SCRIPTS / "run-image", *override, self.archive, *arguments)
+        return output_of(*as_root(sys.executable, SCRIPTS / "run-image", *override, self.archive, *arguments))
+
+
+def is_root_of_machine() -> bool:
+    """Whether this process is root, and of no user namespace: may make devices, and files of any owner."""
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+
+
+def as_root(*command: object) -> list[str]:
+    """The command as root: for an ordinary user, of a user namespace with all ids that are the user's."""
+    prefix = () if os.geteuid() == 0 else ("unshare", "--map-root-user", "--map-auto", "--mount")
+    return [str(word) for word in (*prefix, *command)]
 
 
 def output_of(*command: object) -> str:
@@ -200,39 +265,10 @@ def package_flags(folder: Path) -> tuple[str, ...]:
 
 
 def files_holding(needle: bytes, folder: Path) -> list[Path]:
-    """The files below a folder that hold the bytes, as they are or compressed with gzip."""
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size == 0:
-            continue
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            plain = content.find(needle) >= 0
-            if plain or (content[:2] == b"\x1f\x8b" and holds(needle, gunzip(content))):
-                found.append(path)
-    return found
-
-
-def holds(needle: bytes, chunks: Iterator[bytes]) -> bool:
-    """Whether the bytes occur in the chunks put together."""
-    rest = b""
-    for chunk in chunks:
-        if needle in rest + chunk:
-            return True
-        rest = chunk[-len(needle) :]
-    return False
-
-
-def gunzip(content: mmap.mmap) -> Iterator[bytes]:
-    """The plain bytes of a gzip file of one or more members."""
-    step = 1 << 20
-    stream = zlib.decompressobj(wbits=31)
-    for start in range(0, len(content), step):
-        chunk = content[start : start + step]
-        while chunk:
-            yield stream.decompress(chunk)
-            chunk = stream.unused_data
-            if stream.eof:
-                stream = zlib.decompressobj(wbits=31)
+    """The files below a folder, of all owners, that hold the bytes, as they are or compressed with gzip."""
+    command = as_root(sys.executable, Path(__file__).with_name("needles.py"), folder)
+    found = subprocess.run(command, input=needle, stdout=subprocess.PIPE, check=True).stdout
+    return [Path(os.fsdecode(path)) for path in found.split(b"\0")[:-1]]
 
 
 def mounts_below(folder: Path) -> list[str]:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from workbench import Files, Workbench
+from harness import Files
+from workbench import Workbench
 
 
 def test_a_dockerfile_from_standard_input(bench: Workbench) -> None:

@@ -29,6 +29,8 @@ LIBRARY = (
 UNNEEDED = (
     "stagewright.cli.failures",
     "stagewright.collect",
+    "stagewright.door.ids",
+    "stagewright.door.outer",
     "stagewright.exporters.archive",
     "stagewright.loading",
     "stagewright.progress.rawjson",
@@ -83,6 +85,7 @@ def test_a_cached_build_loads_what_it_uses(bench: Workbench, output: list[str]) 
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/ns_last_pid"), reason="the kernel does not count processes")
+@pytest.mark.root("counts processes by a PID namespace around a build without a user namespace")
 def test_a_step_starts_its_command_and_nothing_else(bench: Workbench) -> None:
     stagewright = bench.stagewright
 

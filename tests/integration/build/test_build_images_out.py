@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import zstandard
-from harness import Image, Stagewright, StandinImages, output_of
+from harness import Files, Image, Stagewright, StandinImages, output_of
 from images_world import Layer, image_of
 from registry_servers import Handler, ScriptedServer, digest_of
-from workbench import Files, Workbench
+from workbench import Workbench
 
 APP = """
     FROM busybox
@@ -181,7 +181,7 @@ def test_the_date_is_in_the_config_and_in_the_layers(bench: Workbench, tmp_path:
     assert config["created"] == "2001-09-09T01:46:40Z"
     assert {entry["created"] for entry in config["history"][-3:]} == {"2001-09-09T01:46:40Z"}
     image = Image.load(archive, tmp_path)
-    assert (image.unpacked / "app/deep/file").stat().st_mtime == 1_000_000_000
+    assert image.tree.members["/app/deep/file"].mtime == 1_000_000_000
 
 
 def test_nothing_is_left_of_an_output_that_fails(bench: Workbench, tmp_path: Path) -> None:

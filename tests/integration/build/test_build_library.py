@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PROJECT
-from workbench import Files, Workbench
+from harness import PROJECT, Files
+from workbench import Workbench
 
 import stagewright
 from stagewright.api import Output, SecretSource, Store

@@ -2,65 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-from harness import Build, Stagewright
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """The files of a result by their absolute paths, from its tar archive."""
-
-    members: Mapping[str, tarfile.TarInfo]
-    contents: Mapping[str, bytes] = field(repr=False)
-
-    @classmethod
-    def read(cls, archive: bytes) -> Files:
-        """Read an uncompressed tar archive."""
-        members, contents = {}, {}
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            for member in tar:
-                path = "/" + member.name.removeprefix("./").strip("/")
-                members[path] = member
-                if (content := tar.extractfile(member)) is not None:
-                    contents[path] = content.read()
-        return cls(members, contents)
-
-    def __contains__(self, path: str) -> bool:
-        return path in self.members
-
-    def text(self, path: str) -> str:
-        """A file's content."""
-        return self.contents[path].decode()
-
-    def lines(self, path: str) -> list[str]:
-        """A file's lines."""
-        return self.text(path).splitlines()
-
-    def mode(self, path: str) -> int:
-        """The permission bits."""
-        return self.members[path].mode
-
-    def owner(self, path: str) -> tuple[int, int]:
-        """The user and group ID."""
-        return self.members[path].uid, self.members[path].gid
-
-    def metadata(self, path: str) -> tuple[int, int, int, float]:
-        """The permission bits, the owner's IDs and the time of the last change."""
-        member = self.members[path]
-        return member.mode, member.uid, member.gid, member.mtime
-
-    def below(self, folder: str) -> list[str]:
-        """The paths of all that is below a folder, relative to it, in order."""
-        prefix = folder.rstrip("/") + "/"
-        return sorted(path.removeprefix(prefix) for path in self.members if path.startswith(prefix))
+from harness import Build, Files, Stagewright
 
 
 @dataclass(frozen=True, slots=True)

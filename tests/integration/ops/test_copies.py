@@ -13,8 +13,7 @@ from op_worker import Bench, write
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError
 from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
 from stagewright.ops.result import Result
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="overlay mounts need root")
+from stagewright.snapshots import overlay
 
 MERGED_USR = {"usr/lib": None, "lib": "-> usr/lib", "run": None, "var/run": "-> /run"}
 
@@ -171,14 +170,21 @@ def test_stage_files_keep_their_owners(bench: Bench) -> None:
     with bench.snapshots.mount(draft) as root:
         for number, path in enumerate(["d", "d/f", "d/l", "d/sub"]):
             os.chown(path, 10 + number, 20 + number, dir_fd=root, follow_symlinks=False)
-        os.mknod("d/dev", stat.S_IFCHR | 0o620, os.makedev(1, 3), dir_fd=root)
-        for path, mode in (("d/f", 0o4755), ("d/dev", 0o620)):
-            os.chmod(path, mode, dir_fd=root)
+        os.chmod("d/f", 0o4755, dir_fd=root)
     stage = bench.snapshots.commit(draft)
     made = bench.copy("/d", "/x", stage=stage)
     # The top folder is made new, what is in it is copied.
     assert [bench.owner(made, path) for path in ("x", "x/f", "x/l", "x/sub")] == [(0, 0), (11, 21), (12, 22), (13, 23)]
     assert bench.mode(made, "x/f") == "4755"
+
+
+@pytest.mark.root("makes devices")
+def test_devices_are_copied(bench: Bench) -> None:
+    draft = bench.snapshots.prepare(None)
+    with bench.snapshots.mount(draft) as root:
+        os.mknod("dev", stat.S_IFCHR | 0o600, os.makedev(1, 3), dir_fd=root)
+        os.chmod("dev", 0o620, dir_fd=root)
+    made = bench.copy("/dev", "/x/", stage=bench.snapshots.commit(draft))
     assert bench.stat(made, "x/dev").st_rdev == os.makedev(1, 3) and bench.mode(made, "x/dev") == "620"
 
 
@@ -270,9 +276,9 @@ def test_extended_attributes(bench: Bench) -> None:
 def test_a_marker_of_overlayfs_in_a_context_hides_nothing(bench: Bench) -> None:
     base = bench.snapshot({"d/old": "x", "gone": "x"})
     write(bench.context_folder, {"d/new": "x"})
-    os.setxattr(bench.context_folder / "d", "trusted.overlay.opaque", b"y")
+    os.setxattr(bench.context_folder / "d", f"{overlay.xattr_prefix()}opaque", b"y")
     write(bench.context_folder, {"e/d/x": "", "w": lambda path: os.mknod(path, stat.S_IFCHR | 0o600, 0)})
-    os.setxattr(bench.context_folder / "e/d", "trusted.overlay.opaque", b"y")
+    os.setxattr(bench.context_folder / "e/d", f"{overlay.xattr_prefix()}opaque", b"y")
     assert set(bench.tree(bench.copy("e", "/", base=base))) == {"d", "d/old", "d/x", "gone"}
     with pytest.raises(StagewrightError, match="device 0:0"):
         bench.copy("w", "/gone", base=base)

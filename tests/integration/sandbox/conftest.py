@@ -109,8 +109,6 @@ def make_root(directory: Path, busybox: str) -> Path:
 
 @pytest.fixture(scope="session")
 def busybox() -> str:
-    if os.geteuid() != 0:
-        pytest.skip("steps need root")
     found = shutil.which("busybox")
     if found is None or "statically linked" not in _file_kind(found):
         subprocess.run(["apt-get", "install", "-qq", "-y", "busybox-static"], check=True, capture_output=True)

@@ -17,8 +17,6 @@ from stagewright.errors import NotFoundError, StoreError
 from stagewright.snapshots import overlay
 from stagewright.snapshots.store import SnapshotStore
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="overlay mounts need root")
-
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from harness import is_root_of_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +24,6 @@ from stagewright.errors import IntegrityError, StoreError
 from stagewright.snapshots import overlay
 from stagewright.snapshots.store import Draft, SnapshotStore
 from stagewright.snapshots.unpack import apply
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 
 Member = tuple[str, dict[str, object]] | tuple[str, dict[str, object], bytes]
 
@@ -116,10 +115,10 @@ def test_every_kind_of_member(store: SnapshotStore) -> None:
     assert os.path.samefile(f"{at}/d/suid", f"{at}/hard")
     assert Path(at, "e/" * 60 + "f" * 250).read_bytes() == b"long"
     assert os.readlink(f"{at}/link") == "/nowhere/" + "y" * 200
-    assert (os.lstat(f"{at}/null").st_rdev, os.lstat(f"{at}/disk").st_rdev) == (
-        os.makedev(1, 3),
-        os.makedev(253, 70000),
-    )
+    devices = {name: os.lstat(f"{at}/{name}").st_rdev for name in ("null", "disk") if os.path.lexists(f"{at}/{name}")}
+    # Nobody makes devices in a user namespace, where an image does without.
+    expected = {"null": os.makedev(1, 3), "disk": os.makedev(253, 70000)}
+    assert devices == (expected if is_root_of_machine() else {})
     assert stat.S_ISFIFO(os.lstat(f"{at}/pipe").st_mode)
     assert stat.S_IMODE(os.lstat(f"{at}/pipe").st_mode) == 0o622
 

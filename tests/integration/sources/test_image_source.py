@@ -155,9 +155,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made.db.close()
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="overlay mounts need root")
-
-
 def test_a_tag_is_asked_for_in_each_build(machine: Machine) -> None:
     first = machine.registry.image(layer_of({"a": b"1"}))
     assert machine.resolve(machine.source()) == first.digest
@@ -288,7 +285,6 @@ def test_a_huge_config_is_not_fetched(machine: Machine) -> None:
     assert "blob" not in machine.registry.asked
 
 
-@needs_root
 def test_a_blob_that_power_failed_on_is_fetched_again(machine: Machine) -> None:
     known = machine.registry.image(layer_of({"a": b"1"}))
     layer = parse_manifest(machine.registry.content[known.digest]).layers[0]
@@ -297,7 +293,6 @@ def test_a_blob_that_power_failed_on_is_fetched_again(machine: Machine) -> None:
     assert machine.files(machine.pull()) == {"a": b"1"}
 
 
-@needs_root
 def test_layers_become_snapshots_once(machine: Machine) -> None:
     base = layer_of({"a": b"1", "b": b"1"})
     machine.registry.image(base, layer_of({"b": b"2", "c": b"3"}))
@@ -313,7 +308,6 @@ def test_layers_become_snapshots_once(machine: Machine) -> None:
     assert machine.snapshots.layers(other)[0] == machine.snapshots.layers(snapshot)[0]
 
 
-@needs_root
 def test_the_same_layer_twice(machine: Machine) -> None:
     layer = layer_of({"a": b"1"})
     machine.registry.image(layer, layer, layer)
@@ -328,7 +322,6 @@ def test_an_image_without_layers(machine: Machine) -> None:
     assert machine.pull() is None
 
 
-@needs_root
 def test_rows_tell_compressed_bytes(machine: Machine) -> None:
     machine.registry.image(layer_of({f"f{number}": bytes(100_000) for number in range(20)}))
     machine.pull()
@@ -342,7 +335,6 @@ def test_rows_tell_compressed_bytes(machine: Machine) -> None:
         assert events[-1].current == events[-1].total and events[-1].completed is not None
 
 
-@needs_root
 @pytest.mark.parametrize("lie", ["count", "digest"])
 def test_layers_that_are_not_what_the_config_says(machine: Machine, lie: str) -> None:
     layer = layer_of({"a": b"1"})
@@ -353,7 +345,6 @@ def test_layers_that_are_not_what_the_config_says(machine: Machine, lie: str) ->
     assert os.listdir(machine.snapshots._drafts) == []
 
 
-@needs_root
 def test_a_download_that_fails_ends_the_pull(machine: Machine) -> None:
     machine.registry.image(*(layer_of({f"f{number}": b"x"}) for number in range(8)))
     source = machine.source()
@@ -372,7 +363,6 @@ def test_a_download_that_fails_ends_the_pull(machine: Machine) -> None:
     assert len(machine.files(source.snapshot(digest, machine.reporter(), machine.cancel))) == 8
 
 
-@needs_root
 @pytest.mark.parametrize("when", ["downloading", "extracting"])
 def test_a_pull_can_be_canceled(machine: Machine, when: str) -> None:
     machine.registry.image(*(layer_of({f"f{number}": b"x"}) for number in range(6)))
@@ -394,7 +384,6 @@ def test_a_pull_can_be_canceled(machine: Machine, when: str) -> None:
     assert os.listdir(machine.snapshots._drafts) == []
 
 
-@needs_root
 def test_two_pulls_at_once(machine: Machine) -> None:
     machine.registry.image(layer_of({"a": b"1"}), layer_of({"b": b"2"}))
     sources = [machine.source(), machine.source()]

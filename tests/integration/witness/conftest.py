@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from docker_engine import Engine, running_engine
-from harness import Stagewright, StandinImages
+from harness import Stagewright, StandinImages, is_root_of_machine
 
 BASES = ("busybox:latest", "debian:trixie-slim")
 
@@ -16,6 +16,8 @@ BASES = ("busybox:latest", "debian:trixie-slim")
 @pytest.fixture(scope="session")
 def engine(standin_images: StandinImages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A Docker engine that has the base images under their usual names."""
+    if not is_root_of_machine():
+        pytest.skip("needs root: dockerd makes control groups")
     with running_engine(tmp_path_factory.mktemp("engine") / "docker") as started:
         for base in BASES:
             mirrored = f"{standin_images.address}/docker.io/library/{base}"

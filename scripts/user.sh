@@ -1,0 +1,76 @@
+# An ordinary user to run the tests: an account with subordinate ids, and a checkout that it can reach. Sourced by
+# scripts/test, as root, after scripts/setup.sh.
+
+test_user=stagewright-test
+
+as_test_user() {
+    setpriv --reuid="$test_user" --regid="$test_user" --init-groups env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME \
+        -u XDG_DATA_HOME -u STAGEWRIGHT_STANDINS HOME="$home" USER="$test_user" LOGNAME="$test_user" \
+        XDG_RUNTIME_DIR="$home/run" "$@"
+}
+
+# Makes the account unless there is one, and notes whether it is ours to remove.
+make_test_user() {
+    made_user=
+    if ! id "$test_user" >/dev/null 2>&1; then
+        touch /etc/subuid /etc/subgid
+        useradd --create-home --shell /bin/sh "$test_user"
+        made_user=yes
+    fi
+    grep -q "^$test_user:" /etc/subuid || usermod --add-subuids 524288-589823 "$test_user"
+    grep -q "^$test_user:" /etc/subgid || usermod --add-subgids 524288-589823 "$test_user"
+    home=$(getent passwd "$test_user" | cut -d: -f6)
+    checkout=$home/checkout
+}
+
+# Copies the project, the stand-ins that root's tests have made, and how this machine fetches packages.
+furnish_test_user() {
+    mkdir -p "$checkout" "$home/run" "$home/.cache/stagewright/standins"
+    tar -c --exclude=./.venv --exclude=./.git --exclude=./.*_cache . | tar -x -C "$checkout"
+    standins=${STAGEWRIGHT_STANDINS:-${XDG_CACHE_HOME:-$HOME/.cache}/stagewright/standins}
+    [ ! -d "$standins" ] || cp -R "$standins/." "$home/.cache/stagewright/standins"
+    for settings in .npmrc .config/pip/pip.conf; do
+        [ ! -f "$HOME/$settings" ] || install -D -m 600 "$HOME/$settings" "$home/$settings"
+    done
+    # The interpreter of root's virtual environment may lie where others cannot reach it.
+    if ! python=$(find_python as_test_user); then
+        install_packages python3-venv
+        python=$(find_python as_test_user) || fail "Python 3.11 or newer with its venv module is needed, for all users"
+    fi
+    (cd "$checkout" && make_venv "[dev]")
+    chown -R "$test_user:" "$home"
+    chmod 700 "$home/run"
+}
+
+# Says what the tests have left running or lying about, and fails if there is anything.
+check_nothing_is_left() {
+    uid=$(id -u "$test_user")
+    range=$(grep "^$test_user:" /etc/subuid | head -n 1)
+    first=$(echo "$range" | cut -d: -f2)
+    last=$((first + $(echo "$range" | cut -d: -f3) - 1))
+    left=$(ps -e -o uid=,pid=,args= | awk -v uid="$uid" -v first="$first" -v last="$last" \
+        '$1 == uid || ($1 >= first && $1 <= last)')
+    left="$left$(find /tmp /var/tmp /dev/shm /run "$home" -xdev -uid +$((first - 1)) -uid -$((last + 1)) 2>/dev/null)"
+    [ -z "$left" ] || say "left behind by the tests:
+$left"
+    [ -z "$left" ]
+}
+
+remove_test_user() {
+    rm -rf "$checkout"
+    if [ -n "$made_user" ]; then
+        userdel --remove "$test_user" 2>/dev/null
+    fi
+}
+
+# Passes the integration tests as the ordinary user. Takes pytest's arguments.
+test_as_user() {
+    make_test_user
+    trap remove_test_user EXIT
+    furnish_test_user
+    say "pytest as $test_user"
+    passed=0
+    as_test_user "$checkout/scripts/test-as-user" "$@" || passed=1
+    check_nothing_is_left || passed=1
+    return "$passed"
+}

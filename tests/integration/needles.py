@@ -1,0 +1,57 @@
+"""Searches the files below a folder for bytes: `needles.py FOLDER` with the needle as standard input.
+
+Prints the paths of the files that hold it, each with a NUL after it. A program, so that it can run as root.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the command line."""
+    for path in files_holding(sys.stdin.buffer.read(), Path(sys.argv[1])):
+        sys.stdout.buffer.write(os.fsencode(path) + b"\0")
+
+
+def files_holding(needle: bytes, folder: Path) -> Iterator[Path]:
+    """The files below a folder that hold the bytes, as they are or compressed with gzip."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size == 0:
+            continue
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            plain = content.find(needle) >= 0
+            if plain or (content[:2] == b"\x1f\x8b" and holds(needle, gunzip(content))):
+                yield path
+
+
+def holds(needle: bytes, chunks: Iterator[bytes]) -> bool:
+    """Whether the bytes occur in the chunks put together."""
+    rest = b""
+    for chunk in chunks:
+        if needle in rest + chunk:
+            return True
+        rest = chunk[-len(needle) :]
+    return False
+
+
+def gunzip(content: mmap.mmap) -> Iterator[bytes]:
+    """The plain bytes of a gzip file of one or more members."""
+    step = 1 << 20
+    stream = zlib.decompressobj(wbits=31)
+    for start in range(0, len(content), step):
+        chunk = content[start : start + step]
+        while chunk:
+            yield stream.decompress(chunk)
+            chunk = stream.unused_data
+            if stream.eof:
+                stream = zlib.decompressobj(wbits=31)
+
+
+if __name__ == "__main__":
+    main()
