@@ -21,6 +21,12 @@ from stagewright.records import dataclass, field
 if TYPE_CHECKING:
     from stagewright.dockerfile.glob import Glob, Item, State
 
+# BuildKit reads no longer lines; each path that is looked at is compared with every pattern.
+_MAX_LINE = 65535
+_MAX_PATTERNS = 10_000
+# Such as `a**b` and `[^a]`, which are compared character by character.
+_MAX_CROSSING = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
@@ -35,16 +41,21 @@ def read_patterns(data: bytes, filename: str = ".dockerignore") -> list[Pattern]
     """The patterns of an ignore file, in order.
 
     Blank lines and those with a `#` in their first column are left out; spaces around a pattern, a leading slash and
-    needless `.`, `..` and slashes are dropped. Raises DockerfileError for a `!` alone.
+    needless `.`, `..` and slashes are dropped. Raises DockerfileError for a `!` alone, a line of more than 65535
+    characters, and more than 10000 patterns.
     """
     text = data.removeprefix(b"\xef\xbb\xbf")
     source = SourceText(filename, text.decode("utf-8", "replace"))
-    patterns = []
+    patterns: list[Pattern] = []
     for number, line in enumerate(text.decode("utf-8", "surrogateescape").split("\n"), 1):
         written = line.strip(SPACES)
         if line.startswith("#") or not written:
             continue
         location = SourceRange(source, number, number)
+        if len(line) > _MAX_LINE:
+            raise DockerfileError(f"a line of the ignore file is longer than {_MAX_LINE} characters", location=location)
+        if len(patterns) == _MAX_PATTERNS:
+            raise DockerfileError(f"the ignore file has more than {_MAX_PATTERNS} patterns", location=location)
         exception = written.startswith("!")
         if exception:
             written = written[1:].strip(SPACES)
@@ -97,7 +108,10 @@ class _Table:
 
 
 class Matcher:
-    """The patterns of one ignore file, compiled. Raises DockerfileError where a pattern is malformed."""
+    """The patterns of one ignore file, compiled.
+
+    Raises DockerfileError where one is malformed, and where more than 1000 match across folders (`a**b`, `[^a]`).
+    """
 
     __slots__ = ("_components", "_exceptions", "_globs", "_last", "_owner", "_tables", "_top")
 
@@ -115,6 +129,9 @@ class Matcher:
                 self._exceptions |= bit
             components = _compile(pattern)
             if not isinstance(components, list):
+                if len(self._globs) == _MAX_CROSSING:
+                    message = f"more than {_MAX_CROSSING} patterns match across folders, such as {quote(pattern.text)}"
+                    raise DockerfileError(message, location=pattern.location)
                 self._globs.append((bit, components))
                 continue
             start = len(self._components)
@@ -281,7 +298,11 @@ def _compile(pattern: Pattern) -> list[_Component] | Glob:
     components: list[_Component] = []
     for number, part in enumerate(parts):
         if len(part) == 2 and part[0] is part[1] is Special.STAR:
-            components.append(_Wild.BELOW if number == len(parts) - 1 else _Wild.FOLDERS)
+            if number == len(parts) - 1:
+                components.append(_Wild.BELOW)
+            elif components[-1:] != [_Wild.FOLDERS]:
+                # Any number of folders twice is any number of folders.
+                components.append(_Wild.FOLDERS)
         elif all(isinstance(token, str) for token in part):
             components.append("".join(str(token) for token in part))
         else:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _STAGE_NAME = pattern(r"[a-z][a-z0-9\-_.]*")
 _ONBUILD = pattern(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
 _MILLISECOND_NS = 1_000_000
+# Far beyond what any store can hold as layers.
+_MOST_INSTRUCTIONS = 50_000
 
 _TRANSFER_FLAGS = {
     "chown": Kind.STRING,
@@ -60,6 +62,9 @@ def parse(data: bytes, filename: str = "Dockerfile") -> ast.Dockerfile:
     docker/dockerfile:1, whatever `syntax` directive the file has.
     """
     parsed = parse_file(data, filename)
+    if len(parsed.nodes) > _MOST_INSTRUCTIONS:
+        location = parsed.nodes[_MOST_INSTRUCTIONS].location
+        raise DockerfileError(f"the Dockerfile has more than {_MOST_INSTRUCTIONS} instructions", location=location)
     meta_args: list[ast.Arg] = []
     stages: list[ast.Stage] = []
     instructions: list[ast.Instruction] = []

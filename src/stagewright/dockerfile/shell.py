@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stagewright.dockerfile.golang import SPACES, quote
 from stagewright.errors import DockerfileError
 from stagewright.patterns import pattern
-from stagewright.records import dataclass
+from stagewright.records import dataclass, field
 
 if TYPE_CHECKING:
     from stagewright.dockerfile.glob import Glob, Item
@@ -22,6 +22,8 @@ _SPECIAL_PARAMETERS = "@*#?-$!0"
 _MAX_DEPTH = 100
 # A few lines that each double a variable would fill any memory; no process takes a variable of a tenth of this.
 _MAX_GROWTH = 4 << 20
+_MAX_GROWTH_OF_FILE = 128 << 20
+_SPACE = pattern(f"[{re.escape(SPACES)}]")
 # What means nothing wherever it stands: no space, quote, escape or end of an operand.
 _PLAIN = pattern(rf"""[^{re.escape(SPACES)}$<'"`\\}}/]+""")
 
@@ -36,13 +38,28 @@ class Expansion:
     unset: frozenset[str]
 
 
+class Budget:
+    """What all substitutions for one file may add to it: thousands of lines, each within bounds, fill any memory."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = _MAX_GROWTH_OF_FILE
+
+    def spend(self, length: int) -> None:
+        """Count so many characters. Raises DockerfileError where they are too many."""
+        self._left -= length
+        if self._left < 0:
+            raise DockerfileError("what is substituted in all of the Dockerfile is too long")
+
+
 @dataclass(frozen=True, slots=True)
 class Lexer:
     """How words are processed.
 
     `escape` is the escape character. `raw_quotes` and `raw_escapes` leave quotes and escape characters in the
     result; `skip_quotes` takes quotes for ordinary characters; `skip_unset` leaves a variable that is not set as it
-    is written.
+    is written. `budget` bounds what is substituted; the lexers of one file share it.
     """
 
     escape: str = "\\"
@@ -50,6 +67,7 @@ class Lexer:
     raw_escapes: bool = False
     skip_quotes: bool = False
     skip_unset: bool = False
+    budget: Budget = field(default_factory=Budget, repr=False, compare=False)
 
     def process_word(self, word: str, env: Mapping[str, str]) -> str:
         """The word with variables replaced, quotes and escapes taken away; spaces stay. Raises DockerfileError."""
@@ -84,11 +102,11 @@ class _Words:
 
     def add(self, text: str) -> None:
         """Text whose spaces separate words."""
-        for char in text:
-            if char in SPACES:
-                self.end()
-            else:
-                self._pieces.append(char)
+        first, *others = _SPACE.split(text)
+        self._pieces.append(first)
+        for other in others:
+            self.end()
+            self._pieces.append(other)
 
     def add_raw(self, text: str) -> None:
         """Text that is part of the word, spaces and all."""
@@ -267,6 +285,7 @@ class _Run:
         return value
 
     def _grow(self, length: int) -> None:
+        self._lexer.budget.spend(length)
         self._grown += length
         if self._grown > _MAX_GROWTH:
             raise _SyntaxProblem("what is substituted is too long")

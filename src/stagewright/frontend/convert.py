@@ -318,7 +318,8 @@ class Conversion:
             case ast.Run():
                 apply_run(state, instruction, self._lexer, self._options, mounted, name_of)
             case ast.Copy() | ast.Add():
-                apply_transfer(state, instruction, expand, self._options, copied, name_expanded)
+                budget = self._lexer.budget
+                apply_transfer(state, instruction, expand, self._options, copied, name_expanded, budget)
             case ast.Workdir():
                 apply_workdir(state, instruction, expand, name_expanded)
             case ast.Arg():

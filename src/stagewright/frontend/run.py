@@ -36,7 +36,7 @@ def apply_run(
     step = _Step(state, options, source)
     args = step.command_line(run)
     secret_names = step.add_mounts(run, lexer)
-    shown = Lexer(escape=lexer.escape, raw_quotes=True, skip_unset=True)
+    shown = Lexer(escape=lexer.escape, raw_quotes=True, skip_unset=True, budget=lexer.budget)
     text = run.original
     if run.heredocs and len(run.heredocs) == 1 and parse_heredoc(run.command[0]) is not None:
         text += f" ({_summary(run.heredocs[0].content)})"
@@ -46,7 +46,10 @@ def apply_run(
         # The shell has a wider language than the lexer; then the text is shown as it is written.
         pass
     state.vertex = step.vertex(args, run, name_of(text))
-    state.commit(f"RUN {_history(args, state)} # buildkit", layer=True)
+    history = _history(args, state)
+    # Each step holds the whole environment, and its history the build arguments.
+    lexer.budget.spend(len(history) + sum(len(name) + len(value) for name, value in state.env.items()))
+    state.commit(f"RUN {history} # buildkit", layer=True)
 
 
 class _Step:

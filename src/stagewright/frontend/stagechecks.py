@@ -43,6 +43,8 @@ class StageChecks:
         self._ignored = ignored
         self.workdir_set = workdir_set
         self._last: dict[type[ast.Instruction], SourceRange] = {}
+        self._declared: set[str] = set()
+        self._arguments_seen = 0
 
     def check(self, state: StageState, instruction: ast.Instruction) -> None:
         """Look at the next instruction, before it changes the stage."""
@@ -135,9 +137,11 @@ class StageChecks:
                 self._add(rules.COPY_IGNORED_FILE, message, instruction)
 
     def _check_variables(self, state: StageState, instruction: ast.Instruction) -> None:
-        declared = {name for name, _ in state.build_args}
+        # A stage's arguments only ever become more.
+        self._declared.update(name for name, _ in state.build_args[self._arguments_seen :])
+        self._arguments_seen = len(state.build_args)
         env = dict(state.env)
-        for name in self._unset(instruction, env, declared):
+        for name in self._unset(instruction, env, self._declared):
             message = f"Usage of undefined variable '${name}'"
             if best := suggest(name, env):
                 message += f" (did you mean ${best}?)"
@@ -170,7 +174,7 @@ class StageChecks:
             if isinstance(instruction, ast.TransferInstruction):
                 for content in instruction.contents:
                     if content.expand:
-                        expand(content.text, Lexer(skip_quotes=True))
+                        expand(content.text, Lexer(skip_quotes=True, budget=self._lexer.budget))
         except DockerfileError:
             # Applying the instruction will say so.
             pass

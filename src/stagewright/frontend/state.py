@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stagewright.errors import DockerfileError
 from stagewright.frontend.paths import absolute
 from stagewright.graph.ops import SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
@@ -12,6 +13,8 @@ from stagewright.records import dataclass, field, replace
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 HISTORY_COMMENT = "buildkit.dockerfile.v0"
+# Each instruction copies what the image has of a kind: without an end to it, a small file takes hours.
+_MOST_OF_A_KIND = 5000
 
 
 @dataclass(slots=True)
@@ -39,8 +42,16 @@ class StageState:
         return self.image.config
 
     def configure(self, **changes: object) -> None:
-        """Replace fields of the image's container config."""
-        self.image = replace(self.image, config=replace(self.image.config, **changes))
+        """Replace fields of the image's container config. Raises DockerfileError where a list becomes too long."""
+        config = replace(self.image.config, **changes)
+        for what, count in (
+            ("labels", len(config.labels)),
+            ("volumes", len(config.volumes)),
+            ("ONBUILD triggers", len(config.on_build)),
+        ):
+            if count > _MOST_OF_A_KIND:
+                raise _too_many(what)
+        self.image = replace(self.image, config=config)
 
     def commit(self, text: str, *, layer: bool) -> None:
         """Add an entry to the image's history."""
@@ -64,6 +75,8 @@ class StageState:
         """Set a variable that steps see, the image or not; as in BuildKit it moves to the end."""
         self.env.pop(name, None)
         self.env[name] = value
+        if len(self.env) > _MOST_OF_A_KIND:
+            raise _too_many("variables")
 
     def see_image_env(self) -> None:
         """Let steps see the image's variables; they win over ARGs of the same names."""
@@ -94,6 +107,10 @@ class StageState:
     def shell_form(self, command: str) -> tuple[str, ...]:
         """A shell-form command line with the stage's shell in front."""
         return (*(self.config.shell or DEFAULT_SHELL), command)
+
+
+def _too_many(what: str) -> DockerfileError:
+    return DockerfileError(f"the image has more than {_MOST_OF_A_KIND} {what}")
 
 
 def empty_image(platform: Platform) -> ImageConfig:

@@ -8,7 +8,7 @@ from stagewright.dockerfile import ast
 from stagewright.dockerfile.giturl import check_commit, parse_git_ref
 from stagewright.dockerfile.golang import quote
 from stagewright.dockerfile.ignore import Matcher, patterns_from
-from stagewright.dockerfile.shell import Lexer
+from stagewright.dockerfile.shell import Budget, Lexer
 from stagewright.dockerfile.wildcard import has_wildcards
 from stagewright.errors import DockerfileError
 from stagewright.frontend.options import Options
@@ -33,8 +33,12 @@ def apply_transfer(
     options: Options,
     source: Source,
     name_of: NameOf,
+    budget: Budget,
 ) -> None:
-    """Add a COPY or ADD to the stage. `expand` replaces variables, `name_of` makes the display name."""
+    """Add a COPY or ADD to the stage. `expand` replaces variables, `name_of` makes the display name.
+
+    `budget` is that of the file's lexer.
+    """
     sources = [expand(path) for path in instruction.sources]
     target = expand(instruction.destination)
     chown, chmod = expand(instruction.chown), expand(instruction.chmod)
@@ -65,7 +69,7 @@ def apply_transfer(
         action = replace(common, input=_index(inputs, origin), unpack=_unpacks(instruction), optional=True)
         actions.append(_select(action, path, parents=isinstance(instruction, ast.Copy) and instruction.parents))
     for content in instruction.contents:
-        inline = _index(inputs, _inline(content, state))
+        inline = _index(inputs, _inline(content, state, budget))
         actions.append(replace(common, input=inline, source=content.path, wildcard=False))
     link = instruction.link and not chmod
     state.vertex = _stack(state, tuple(actions), inputs, _metadata(state, instruction, name), link=link)
@@ -141,11 +145,11 @@ def _origin(instruction: ast.TransferInstruction, options: Options, source: Sour
     return options.context
 
 
-def _inline(content: ast.SourceContent, state: StageState) -> Vertex:
+def _inline(content: ast.SourceContent, state: StageState, budget: Budget) -> Vertex:
     text = content.text
     if content.expand:
         # Whatever the file's escape character is: BuildKit reads bodies with a backslash.
-        text = Lexer(skip_quotes=True).process_word(text, state.env)
+        text = Lexer(skip_quotes=True, budget=budget).process_word(text, state.env)
     action = MkfileAction(absolute(content.path), text.encode(errors="surrogateescape"))
     meta = Metadata("[internal] preparing inline document")
     return Vertex(FileOp((action,), base=None), platform=str(state.platform), meta=meta)

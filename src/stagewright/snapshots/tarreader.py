@@ -17,7 +17,8 @@ from stagewright.records import dataclass
 BLOCK = 512
 # What Go's archive/tar allows for one extended header.
 _MAX_EXTENDED = 1 << 20
-_MAX_SPARSE_REGIONS = 1 << 20
+# No text of that length names more of them, wherever it stands.
+_MAX_SPARSE_REGIONS = _MAX_EXTENDED // 4
 _MAX_SIZE = 1 << 62
 _SKIP = 1 << 20
 
@@ -226,12 +227,15 @@ class TarReader:
     def _sparse_map_in_body(self) -> tuple[tuple[int, int], ...]:
         lines: list[bytes] = []
         rest = b""
-        while len(lines) < 1 or len(lines) < 1 + 2 * _decimal(lines[0]):
-            if self._body_left < BLOCK or (lines and _decimal(lines[0]) > _MAX_SPARSE_REGIONS):
+        missing = 1
+        while missing > 0:
+            # A map without line ends would otherwise be gathered whole (as in CVE-2025-58183).
+            if self._body_left < BLOCK or len(rest) > BLOCK or missing > 2 * _MAX_SPARSE_REGIONS:
                 raise IntegrityError(f"archive member {shown(self._entry)} has a broken sparse map")
             self._body_left -= BLOCK
             *complete, rest = (rest + self._take(BLOCK)).split(b"\n")
             lines += complete
+            missing = 1 + 2 * _decimal(lines[0]) - len(lines) if lines else 1
         return _pairs([_decimal(line) for line in lines[1 : 1 + 2 * _decimal(lines[0])]])
 
     def _check_regions(self, regions: tuple[tuple[int, int], ...], real_size: int) -> None:
