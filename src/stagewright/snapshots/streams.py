@@ -162,18 +162,21 @@ class _Unzstd:
         self._frame = self._make()
         self._input = memoryview(b"")
         self._begun = False
-        self._output = b""
+        self._output = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
         pieces = [self._output]
         ready = len(self._output)
         while ready < size and (self._input or self._fill()):
             piece = self._decompress()
-            pieces.append(piece)
-            ready += len(piece)
-        data = b"".join(pieces)
-        self._output = data[size:]
-        return data[:size]
+            if piece:
+                pieces.append(memoryview(piece))
+                ready += len(piece)
+        # A bomb's last piece is far larger than what is asked for: it is cut, not copied.
+        last = pieces[-1]
+        kept = len(last) - max(0, ready - size)
+        pieces[-1], self._output = last[:kept], last[kept:]
+        return b"".join(pieces)
 
     def _fill(self) -> bool:
         self._input = memoryview(self._stream.read(_READ))

@@ -23,6 +23,9 @@ _CACHED_DIRECTORIES = 16
 _ODD = re.compile(rb"(?:^|/)\.{0,2}(?:/|$)")
 _MAX_ID = (1 << 32) - 2
 _MAX_TIME_NS = (1 << 63) - 1
+# The directories' names and times are in memory until the archive's end: two million of common length.
+_MAX_DIRECTORIES_BYTES = 512 << 20
+_DIRECTORY_BYTES = 200
 
 
 def clean_name(name: bytes) -> bytes:
@@ -62,6 +65,7 @@ class TreeWriter:
         self._directories: dict[bytes, int] = {}
         self._stale: list[int] = []
         self._times: dict[bytes, int] = {}
+        self._times_bytes = 0
 
     def __enter__(self) -> TreeWriter:
         return self
@@ -80,7 +84,7 @@ class TreeWriter:
                 self._write_file(parent, base, entry, body)
             elif entry.type == tarreader.DIRECTORY:
                 self.write_directory(parent, base, entry)
-                self._times[name] = mtime_ns
+                self._keep_time(name, mtime_ns)
             elif entry.type == tarreader.HARD_LINK:
                 self._write_link(parent, base, entry)
             elif entry.type == tarreader.SYMLINK:
@@ -170,10 +174,17 @@ class TreeWriter:
             except FileNotFoundError:
                 base = prefix.rpartition(b"/")[2]
                 try:
-                    self._times[prefix] = self.make_implied(parent, base, prefix, mtime_ns)
+                    self._keep_time(prefix, self.make_implied(parent, base, prefix, mtime_ns))
                 except FileExistsError:
                     raise IntegrityError(f"archive member {shown(name)} goes through a link to nowhere") from None
                 parent = self.existing_directory(prefix)
+
+    def _keep_time(self, name: bytes, mtime_ns: int) -> None:
+        if name not in self._times:
+            self._times_bytes += len(name) + _DIRECTORY_BYTES
+            if self._times_bytes > _MAX_DIRECTORIES_BYTES:
+                raise IntegrityError("the archive has more directories than can be kept in memory")
+        self._times[name] = mtime_ns
 
     def _write_file(self, parent: int, base: bytes, entry: TarEntry, body: Iterable[memoryview]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

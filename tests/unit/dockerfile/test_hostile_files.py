@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
-
 import pytest
 
+from limited import limited
 from stagewright.dockerfile.ignore import Matcher, read_patterns
 from stagewright.dockerfile.instructions import parse
 from stagewright.dockerfile.wildcard import SourcePattern
 from stagewright.errors import DockerfileError
-
-_MEMORY = 1 << 30
-
-
-def limited(code: str) -> str:
-    """What a Python process prints that has 1 GiB of memory and 60 seconds of time."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-
-    done = subprocess.run([sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
 
 CONVERT = """
 from stagewright.dockerfile.instructions import parse
