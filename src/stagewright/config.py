@@ -27,9 +27,11 @@ _BUILDKITD_KEYS = frozenset(
         "root",
         "system",
         "trace",
-        "worker",
     }
 )
+_BUILDKITD_WORKERS = frozenset({"oci", "containerd"})
+_SNAPSHOTTERS = ("auto", "overlay", "fuse-overlayfs", "copies")
+_RUNTIMES = ("auto", "chroot")
 _DURATION = pattern(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
@@ -65,7 +67,8 @@ class Config:
 
     `registries` is keyed by HOST[:PORT]. `resolve_ttl_s` is for how many seconds a tag's digest is trusted before the
     registry is asked again. `host_ca` is the path of a CA bundle that steps shall trust, or True for the host's own.
-    `jobs` bounds the steps that run at once; `oci_runtime` is an OCI runtime to run them with.
+    `jobs` bounds the steps that run at once; `oci_runtime` is an OCI runtime to run them with. `snapshotter` is how
+    layers are merged, `chroot` has steps run in no more than a chroot.
     """
 
     registries: Mapping[str, RegistryTable] = field(default_factory=dict)
@@ -73,6 +76,8 @@ class Config:
     host_ca: str | bool = False
     jobs: int | None = None
     oci_runtime: str | None = None
+    snapshotter: str = "auto"
+    chroot: bool = False
 
 
 def load(path: str | None, env: Mapping[str, str]) -> Config:
@@ -175,6 +180,17 @@ class _Table:
         items = self.get(key, dict, "a table") or {}
         return {name: _Table(item, self._path, f'{self._label(key)}."{name}"') for name, item in items.items()}
 
+    def child(self, key: str) -> _Table:
+        """A table, empty where it is absent."""
+        return _Table(self.get(key, dict, "a table") or {}, self._path, self._label(key))
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str | None:
+        """One of a few strings."""
+        value: str | None = self.get(key, str, "a string")
+        if value is not None and value not in allowed:
+            raise self.error(key, f"one of {', '.join(allowed)}")
+        return value
+
     def raw(self, key: str) -> Any:
         self._read.add(key)
         return self._value.get(key)
@@ -204,9 +220,19 @@ def _parse(data: bytes, path: str) -> Config:
         host_ca=_parse_host_ca(table),
         jobs=jobs,
         oci_runtime=table.get("oci-runtime", str, "a string"),
+        **_parse_worker(table),
     )
     table.finish(_BUILDKITD_KEYS)
     return config
+
+
+def _parse_worker(table: _Table) -> dict[str, Any]:
+    """The keys of `[worker]`; those of its tables in a buildkitd.toml (`oci`, `containerd`) say nothing here."""
+    worker = table.child("worker")
+    snapshotter = worker.choice("snapshotter", _SNAPSHOTTERS) or "auto"
+    runtime = worker.choice("runtime", _RUNTIMES) or "auto"
+    worker.finish(_BUILDKITD_WORKERS)
+    return {"snapshotter": snapshotter, "chroot": runtime == "chroot"}
 
 
 def _parse_ttl(table: _Table) -> float:

@@ -22,7 +22,12 @@ def require() -> None:
 @cache
 def is_privileged() -> bool:
     """Whether this process is root with the capability to mount, on the machine or in its user namespace."""
-    return os.geteuid() == 0 and bool(capabilities() & _CAP_SYS_ADMIN)
+    return os.geteuid() == 0 and may_administer()
+
+
+def may_administer() -> bool:
+    """Whether this process has the capability to mount, on the machine or in its user namespace."""
+    return bool(capabilities() & _CAP_SYS_ADMIN)
 
 
 def capabilities() -> int:

@@ -27,10 +27,14 @@ def default_root(env: Mapping[str, str]) -> str:
 
 
 class State:
-    """The stores below `root`; each is opened when it is first used. Raises StoreError where that fails."""
+    """The stores below `root`; each is opened when it is first used. Raises StoreError where that fails.
 
-    def __init__(self, root: str | None, env: Mapping[str, str]) -> None:
+    `snapshotter` is how layers are merged, a name of `snapshots.selection.NAMES`.
+    """
+
+    def __init__(self, root: str | None, env: Mapping[str, str], snapshotter: str = "auto") -> None:
         self.root = Path(os.path.abspath(root or default_root(env)))
+        self._snapshotter = snapshotter
 
     @cached_property
     def db(self) -> Database:
@@ -42,7 +46,7 @@ class State:
 
     @cached_property
     def snapshots(self) -> SnapshotStore:
-        return SnapshotStore(self.root / "snapshots", self.db)
+        return SnapshotStore(self.root / "snapshots", self.db, self._snapshotter)
 
     @cached_property
     def images(self) -> ImageStore:
@@ -72,5 +76,7 @@ class State:
         return self.root / "git"
 
     def close(self) -> None:
+        if "snapshots" in self.__dict__:
+            self.snapshots.close()
         if "db" in self.__dict__:
             self.db.close()

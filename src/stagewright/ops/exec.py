@@ -98,7 +98,7 @@ class ExecRunner:
             env=tuple(env),
             cwd=op.cwd,
             user=op.user,
-            root=self._root(draft.parent, draft),
+            root=self._root(draft, stack),
             mounts=tuple(mounts),
             network=op.network,
             security=op.security,
@@ -117,18 +117,25 @@ class ExecRunner:
         tail.add(reporter.end_log())
         return outcome, tail
 
-    def _root(self, snapshot: int | None, draft: Draft | None = None) -> spec.Root:
-        lowers = self._worker.snapshots.lowers(snapshot)
-        return spec.Root(lowers, draft.fs, draft.work) if draft is not None else spec.Root(lowers)
+    def _root(self, draft: Draft, stack: ExitStack) -> spec.Root:
+        """The merged tree of a draft, as this machine's way of merging has it, until `stack` ends."""
+        snapshots = self._worker.snapshots
+        lent = stack.enter_context(snapshots.lend(draft))
+        if isinstance(lent, str):
+            return spec.Root((), lent, draft.work)
+        return spec.Root(snapshots.lowers(draft.parent), draft.fs, draft.work, merged=lent)
 
     def _bind_mount(self, mount: Mount, inputs: tuple[Result, ...], stack: ExitStack) -> spec.BindMount:
+        snapshots = self._worker.snapshots
         snapshot = _snapshot(mount, inputs)
         if mount.readonly:
-            return spec.BindMount(mount.target, self._root(snapshot), mount.selector, readonly=True)
+            lent = stack.enter_context(snapshots.lend_view(snapshot))
+            source = lent if isinstance(lent, str) else spec.Root(snapshots.lowers(snapshot), merged=lent)
+            return spec.BindMount(mount.target, source, mount.selector, readonly=True)
         # What a step writes to such a mount is thrown away with the draft.
-        draft = self._worker.snapshots.prepare(snapshot)
-        stack.callback(self._worker.snapshots.discard, draft)
-        return spec.BindMount(mount.target, self._root(snapshot, draft), mount.selector)
+        draft = snapshots.prepare(snapshot)
+        stack.callback(snapshots.discard, draft)
+        return spec.BindMount(mount.target, self._root(draft, stack), mount.selector)
 
     def _hold_caches(self, op: ExecOp, inputs: tuple[Result, ...], stack: ExitStack) -> dict[str, str]:
         """The folders of the step's cache mounts by their identity, held until `stack` ends.

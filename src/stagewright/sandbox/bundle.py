@@ -49,7 +49,7 @@ class BundleChild(Child):
         """Mount the sources of all mounts and complete the configuration."""
         request = self._request
         self.doing = "mount the root file system"
-        files = FileSystem(*request["root"], insecure=request["insecure"], stage_at=bundle)
+        files = FileSystem(request["root"], request["descriptors"], insecure=request["insecure"], stage_at=bundle)
         try:
             for target in ("/proc", "/sys", "/dev"):
                 self.doing = f"make {target}"

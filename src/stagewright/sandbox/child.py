@@ -114,7 +114,7 @@ class NativeChild(Child):
         """Mount everything, enter it and come back with who runs the step."""
         request = self._request
         self.doing = "mount the root file system"
-        files = FileSystem(*request["root"], insecure=request["insecure"])
+        files = FileSystem(request["root"], request["descriptors"], insecure=request["insecure"])
         try:
             self.doing = "mount /proc, /sys and /dev"
             files.mount_kernel_filesystems(request["shm_size"])

@@ -118,7 +118,7 @@ class _Launcher:
     def _run(self, status: socket, stdout: int, stderr: int, network: int | None) -> NoReturn:
         child: Child | None = None
         try:
-            request = wire.receive_message(status)
+            request = wire.receive_request(status)
             if "command" in request:
                 from stagewright.sandbox.network_child import NetworkChild
 

@@ -58,16 +58,22 @@ _FSCONFIG_MAX = 255
 _EMPTY_DIRECTORY, _EMPTY_FILE = "directory", "file"
 
 
+Layers = tuple[list[str], str | None, str | None, int | None]
+"""What a request says of a root: lower directories, upper and work directory, and the place of a descriptor."""
+
+
 class ForbiddenTargetError(Exception):
     """A mount is asked for where it would take the place of what keeps a step contained."""
 
 
 class FileSystem:
-    """The file system of one step while it is being built, in the mount namespace of the calling process."""
+    """The file system of one step while it is being built, in the mount namespace of the calling process.
 
-    def __init__(
-        self, lowers: list[str], upper: str | None, work: str | None, *, insecure: bool, stage_at: str = "/"
-    ) -> None:
+    `root` is what the request says of it. `descriptors` are those that came with the request.
+    """
+
+    def __init__(self, root: Layers, descriptors: list[int], *, insecure: bool, stage_at: str = "/") -> None:
+        self._descriptors = descriptors
         self._insecure = insecure
         self._nodev = 0 if insecure else _NODEV
         self._files = 0
@@ -75,16 +81,18 @@ class FileSystem:
         kernel.move_mount_to(self._stage, stage_at)
         os.mkdir(_EMPTY_DIRECTORY, 0o755, dir_fd=self._stage)
         os.close(os.open(_EMPTY_FILE, os.O_CREAT | os.O_WRONLY, 0o444, dir_fd=self._stage))
-        self.root_fd = self._overlay(lowers, upper, work)
+        self.root_fd = self._merged(*root)
         kernel.mount_setattr(self.root_fd, self._nodev)
         self.root_name = self.put_on_stage(self.root_fd)
-        self.stubs = StubRecorder(self.root_fd, upper)
+        self.stubs = StubRecorder(self.root_fd, root[1])
         # Where /proc, /sys and /dev are, and those of them that an OCI runtime is still to mount.
         self._kernel_places: dict[str, list[str]] = {}
         self._reserved: list[list[str]] = []
 
-    def _overlay(self, lowers: list[str], upper: str | None, work: str | None) -> int:
-        """A detached mount of the layers, of which there may be none."""
+    def _merged(self, lowers: list[str], upper: str | None, work: str | None, known: int | None) -> int:
+        """A detached mount of the layers, of which there may be none, or the one that came with the request."""
+        if known is not None:
+            return self._descriptors[known]
         empty = f"/proc/self/fd/{self._stage}/{_EMPTY_DIRECTORY}"
         if not lowers:
             # Without anything below, a layer's directory is its whole file system.
@@ -260,12 +268,12 @@ class FileSystem:
         kernel.mount_setattr(mount, _LOCKED)
         return mount
 
-    def _bind(self, source: str | tuple[list[str], str | None, str | None], subpath: str, readonly: bool) -> int:
+    def _bind(self, source: str | Layers, subpath: str, readonly: bool) -> int:
         """A detached mount of `subpath` inside a host path or inside an overlay of its own."""
         if isinstance(source, str):
             base = os.open(source, os.O_PATH)
         else:
-            base = self._overlay(*source)
+            base = self._merged(*source)
             self.put_on_stage(base)
         inner, _ = paths.resolve(base, subpath) if subpath.strip("/") else (os.dup(base), [])
         mount = kernel.open_tree(inner)

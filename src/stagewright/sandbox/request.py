@@ -31,18 +31,20 @@ def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
     """The request for a step, in the types of `marshal`. Raises SandboxError where the step makes no sense.
 
     `resolver` is the text of /etc/resolv.conf in a network of the build's own. A mount is (kind, target, is optional,
-    details of the kind); an optional one is left out where a root that is read-only has no place for it.
+    details of the kind); an optional one is left out where a root that is read-only has no place for it. "descriptors" are mounts
+    that travel beside the request.
     """
     if not step.args:
         raise SandboxError("the step has no program to run")
     if not step.cwd.startswith("/"):
         raise SandboxError(f"the working directory {step.cwd!r} is not an absolute path")
+    descriptors: list[int] = []
     if resolver is None:
         resolver = host_resolver() if step.network != "none" else reachable(host_resolver())
     mounts = [
         ("file", "/etc/hosts", True, hosts_file(step).encode(), *_PUBLIC_FILE),
         ("file", "/etc/resolv.conf", True, resolver.encode(errors="surrogateescape"), *_PUBLIC_FILE),
-        *map(_mount_request, step.mounts),
+        *(_mount_request(mount, descriptors) for mount in step.mounts),
     ]
     environment = list(step.env)
     if step.host_ca is not None:
@@ -58,7 +60,8 @@ def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
         "hostname": step.hostname,
         "insecure": step.security == "insecure",
         "private_network": step.network == "none",
-        "root": _root_request(step.root),
+        "root": _root_request(step.root, descriptors),
+        "descriptors": descriptors,
         "mounts": sorted(mounts, key=lambda mount: _depth(mount[1])),
         "limits": [_limit(*limit) for limit in step.ulimits],
         "shm_size": step.shm_size,
@@ -79,13 +82,19 @@ def _depth(target: str) -> int:
     return len([part for part in target.split("/") if part not in ("", ".")])
 
 
-def _root_request(root: Root) -> tuple[list[str], str | None, str | None]:
+def _root_request(
+    root: Root, descriptors: list[int]
+) -> tuple[list[str], str | None, str | None, int | None]:
+    """The root as plain values; a mount that is there already is the place of its descriptor among `descriptors`."""
     if (root.upper is None) != (root.work is None):
         raise SandboxError("a root has an upper and a work directory, or neither")
-    return list(root.lowers), root.upper, root.work
+    if root.merged is None:
+        return list(root.lowers), root.upper, root.work, None
+    descriptors.append(root.merged)
+    return list(root.lowers), root.upper, root.work, len(descriptors) - 1
 
 
-def _mount_request(mount: Mount) -> tuple[Any, ...]:
+def _mount_request(mount: Mount, descriptors: list[int]) -> tuple[Any, ...]:
     if not mount.target.startswith("/"):
         raise SandboxError(f"the mount target {mount.target!r} is not an absolute path")
     if _depth(mount.target) == 0:
@@ -93,7 +102,7 @@ def _mount_request(mount: Mount) -> tuple[Any, ...]:
     _refuse_nul([mount.target])
     match mount:
         case BindMount():
-            source = mount.source if isinstance(mount.source, str) else _root_request(mount.source)
+            source = mount.source if isinstance(mount.source, str) else _root_request(mount.source, descriptors)
             return "bind", mount.target, False, source, mount.subpath, mount.readonly
         case TmpfsMount():
             return "tmpfs", mount.target, False, mount.size, mount.mode

@@ -79,7 +79,7 @@ class StepRun:
 
     def _send_request(self, status: socket.socket) -> None:
         try:
-            status.sendall(wire.pack(self._request))
+            wire.send_request(status, self._request)
         except OSError:
             # The process has died already; what it or the launcher said about it is still to be read.
             return

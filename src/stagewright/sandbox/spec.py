@@ -16,12 +16,14 @@ class Root:
     """A file system of overlay layers.
 
     `lowers` are absolute directories in overlay format, TOPMOST FIRST, any number of them. `upper` takes the changes
-    and `work` is overlayfs's scratch directory beside it on the same file system; both None: read-only.
+    and `work` is overlayfs's scratch directory beside it on the same file system; both None: read-only. `merged` is the
+    descriptor of a detached mount where somebody has mounted just that already. Without `lowers`, `upper` is all.
     """
 
     lowers: tuple[str, ...]
     upper: str | None = None
     work: str | None = None
+    merged: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PREFIX = 4
+# The kernel's SCM_MAX_FD.
+_MAX_DESCRIPTORS = 253
 
 # What comes up. READY and FAILED are on the launcher's socket too.
 READY = "ready"
@@ -60,6 +62,23 @@ def receive_message(sock: socket) -> Any:
     """Read one message from a blocking socket. Raises EOFError where the other side has gone."""
     size = int.from_bytes(_receive_exactly(sock, _PREFIX), "big")
     return marshal.loads(_receive_exactly(sock, size))  # noqa: S302 -- from ourselves
+
+
+def send_request(sock: socket, request: dict[str, Any]) -> None:
+    """Send a request of any length, and with it the descriptors that its "descriptors" lists, if any."""
+    data = pack(request)
+    rights = b"".join(fd.to_bytes(4, "little") for fd in request.get("descriptors", ()))
+    sock.sendmsg([data[:_PREFIX]], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
+    sock.sendall(data[_PREFIX:])
+
+
+def receive_request(sock: socket) -> dict[str, Any]:
+    """Read a request, whose "descriptors" are now this process's. Raises EOFError where the other side has gone."""
+    prefix, descriptors = receive(sock, _PREFIX, _MAX_DESCRIPTORS)
+    size = int.from_bytes(prefix + _receive_exactly(sock, _PREFIX - len(prefix)), "big")
+    request: dict[str, Any] = marshal.loads(_receive_exactly(sock, size))  # noqa: S302 -- from ourselves
+    request["descriptors"] = descriptors
+    return request
 
 
 def _receive_exactly(sock: socket, size: int) -> bytearray:

@@ -39,13 +39,13 @@ class Chain:
                     info = os.stat(prefix, dir_fd=root, follow_symlinks=False)
                 except FileNotFoundError:
                     break
-                if overlay.is_whiteout(info):
+                if overlay.is_whiteout(info, _at(root, prefix)):
                     return None
                 if end == len(name):
                     return root, info
                 if not stat.S_ISDIR(info.st_mode):
                     return None
-                opaque = opaque or overlay.is_opaque(b"/proc/self/fd/%d/%s" % (root, prefix))
+                opaque = opaque or overlay.is_opaque(_at(root, prefix))
             if opaque:
                 return None
         return None
@@ -54,3 +54,7 @@ class Chain:
         """The names in the merged root directory."""
         names = {os.fsencode(name) for root in self._roots for name in os.listdir(root)}
         return {name for name in names if self.find(name) is not None}
+
+
+def _at(root: int, name: bytes) -> bytes:
+    return b"/proc/self/fd/%d/%s" % (root, name)

@@ -27,7 +27,7 @@ _OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
 @cache
 def xattr_prefix() -> str:
     """What the names of overlayfs's own extended attributes begin with: `trusted.` takes privilege on the machine."""
-    return "user.overlay." if privilege.in_user_namespace() else "trusted.overlay."
+    return "user.overlay." if privilege.in_user_namespace() or not privilege.may_administer() else "trusted.overlay."
 
 
 def is_overlay_xattr(name: str) -> bool:
@@ -47,9 +47,45 @@ def is_opaque(path: str | bytes | int) -> bool:
         raise
 
 
-def is_whiteout(info: os.stat_result) -> bool:
-    """Whether an entry of a layer says that the name does not exist: a character device 0:0."""
-    return info.st_mode & 0o170000 == 0o020000 and info.st_rdev == 0
+def is_whiteout(info: os.stat_result, path: str | bytes) -> bool:
+    """Whether an entry of a layer, with its lstat, says that the name does not exist.
+
+    That is a character device 0:0 or, where nobody could make one, an empty file without a mode that is marked so.
+    """
+    if info.st_mode & 0o170000 == 0o020000:
+        return info.st_rdev == 0
+    if info.st_mode != 0o100000 or info.st_size:
+        return False
+    try:
+        return os.getxattr(path, xattr_prefix() + "whiteout", follow_symlinks=False) is not None
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
+
+
+def make_whiteout(layer: str | bytes, folder: str | bytes, name: bytes, mtime_ns: int) -> None:
+    """Say in the folder of a layer that a name, which is free there, does not exist.
+
+    Old kernels let only root make the device. The other form is that of Linux 6.8: the file's mark, and marks on its
+    folder and on the layer by which overlayfs knows to look for it.
+    """
+    path = os.path.join(os.fsencode(folder), name)
+    try:
+        os.mknod(path, 0o020000, 0)
+    except PermissionError:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o200))
+        os.setxattr(path, xattr_prefix() + "whiteout", b"y")
+        os.chmod(path, 0)
+        for marked in (folder, layer):
+            if not is_opaque(marked):
+                os.setxattr(marked, xattr_prefix() + "opaque", b"x")
+    os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+
+
+def make_opaque(path: str | bytes) -> None:
+    """Have a directory of a layer hide everything below it in the chain."""
+    os.setxattr(path, xattr_prefix() + "opaque", b"y", follow_symlinks=False)
 
 
 def mount(

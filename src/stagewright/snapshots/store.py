@@ -10,17 +10,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stagewright import privilege
 from stagewright.content.db import Database
 from stagewright.errors import NotFoundError, StoreError
 from stagewright.records import dataclass
-from stagewright.snapshots import overlay, owners
-from stagewright.snapshots.tree import copy_metadata, remove_tree, strip_needless_opaque, tree_size
+from stagewright.snapshots import owners
+from stagewright.snapshots.tree import copy_metadata, remove_tree, tree_size
+
+if TYPE_CHECKING:
+    from stagewright.snapshots.selection import Choice
+    from stagewright.snapshots.snapshotter import Lent, Snapshotter
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,11 @@ class SnapshotStore:
     """All snapshots below `root`. Safe for use by several threads and several processes at once.
 
     A snapshot is immutable and is only ever a lower directory. `None` stands for the empty one (scratch).
+    `snapshotter` is how layers are merged: a name of `selection.NAMES`.
     Methods raise NotFoundError for an id that does not exist and StoreError where the disk refuses.
     """
 
-    def __init__(self, root: Path, db: Database) -> None:
+    def __init__(self, root: Path, db: Database, snapshotter: str = "auto") -> None:
         self._root = os.path.abspath(root)
         self._db = db
         self._drafts = os.path.join(self._root, "drafts")
@@ -62,6 +69,10 @@ class SnapshotStore:
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
         self._locks: dict[str, int] = {}
+        self._wanted = snapshotter
+        self._choice: Choice | None = None
+        self._choosing = threading.Lock()
+        self._mounted: set[str] = set()
         self._owners_checked = False
         with self._disk():
             # Whatever the mode of the state directory: other users must not come by setuid programs of images.
@@ -101,8 +112,7 @@ class SnapshotStore:
         self._check_owners()
         lowers = self.lowers(parent)
         with self._disk():
-            path, lock = self._locked_folder()
-            self._locks[path] = lock
+            path = self._new_folder()
             draft = Draft(parent, path, os.path.join(path, "fs"), os.path.join(path, "work"))
             os.mkdir(draft.fs, 0o755)
             os.mkdir(draft.work, 0o700)
@@ -124,7 +134,12 @@ class SnapshotStore:
             raise StoreError(f"draft {draft.path} was already committed or discarded")
         lowers = self.lowers(draft.parent)
         with self._disk():
-            strip_needless_opaque(draft.fs, lowers)
+            if draft.path in self._mounted:
+                self._snapshotter().settle(lowers, draft.fs)
+            else:
+                from stagewright.snapshots.changes import strip_needless_opaque
+
+                strip_needless_opaque(draft.fs, lowers)
             with self._db.transaction():
                 now = time.time()
                 snapshot = self._db.execute(
@@ -134,6 +149,8 @@ class SnapshotStore:
                 name = str(snapshot)
                 self._db.execute("UPDATE snapshots SET dir = ? WHERE id = ?", (name, snapshot))
                 self._place(draft.fs, os.path.join(self._root, name))
+            if draft.path in self._mounted:
+                self._snapshotter().committed(self.lowers(snapshot), draft.fs)
         self._end(draft)
         return snapshot
 
@@ -142,19 +159,50 @@ class SnapshotStore:
         if draft.path in self._locks:
             self._end(draft)
 
+    def choice(self) -> Choice:
+        """How layers are merged here, found out when it is first asked for, and why not in a better way."""
+        with self._choosing:
+            if self._choice is None:
+                from stagewright.snapshots.selection import choose
+
+                with self._disk():
+                    self._choice = choose(self._wanted, self._empty, self._new_folder, self._remove_folder)
+            return self._choice
+
+    def _snapshotter(self) -> Snapshotter:
+        return self.choice().snapshotter
+
     @contextmanager
     def view(self, snapshot: int | None) -> Iterator[int]:
         """The read-only merged root of a snapshot, as a directory descriptor that is valid within the block."""
         privilege.require()
-        with _opened(overlay.mount(self.lowers(snapshot) + self._empty)) as root:
+        with self._snapshotter().view(self.lowers(snapshot)) as root:
             yield root
 
     @contextmanager
     def mount(self, draft: Draft) -> Iterator[int]:
         """The writable merged root of a draft, as a directory descriptor that is valid within the block."""
-        lowers = self.lowers(draft.parent) or self._empty[:1]
-        with _opened(overlay.mount(lowers, draft.fs, draft.work)) as root:
+        self._mounted.add(draft.path)
+        with self._snapshotter().mount(self.lowers(draft.parent), draft.fs, draft.work) as root:
             yield root
+
+    @contextmanager
+    def lend_view(self, snapshot: int | None) -> Iterator[Lent]:
+        """As `view`, for another process, which must not write to what it gets."""
+        with self._snapshotter().lend_view(self.lowers(snapshot)) as lent:
+            yield lent
+
+    @contextmanager
+    def lend(self, draft: Draft) -> Iterator[Lent]:
+        """As `mount`, for another process, which must have let go of the tree by the end of the block."""
+        self._mounted.add(draft.path)
+        with self._snapshotter().lend(self.lowers(draft.parent), draft.fs, draft.work) as lent:
+            yield lent
+
+    def close(self) -> None:
+        """Give back what merged trees were kept for later."""
+        if self._choice is not None:
+            self._choice.snapshotter.close()
 
     def graft(self, snapshot: int, onto: int | None) -> int:
         """The snapshot that holds the changes of `snapshot`'s own layer on another parent; the folder is shared.
@@ -313,8 +361,20 @@ class SnapshotStore:
             os.rename(source, target)
 
     def _end(self, draft: Draft) -> None:
-        self._throw_away(draft.path)
-        os.close(self._locks.pop(draft.path))
+        if draft.path in self._mounted:
+            self._mounted.discard(draft.path)
+            self._snapshotter().discarded(draft.fs)
+        self._remove_folder(draft.path)
+
+    def _new_folder(self) -> str:
+        """A folder for this process's own use, which goes when it dies, if not before."""
+        path, lock = self._locked_folder()
+        self._locks[path] = lock
+        return path
+
+    def _remove_folder(self, path: str) -> None:
+        self._throw_away(path)
+        os.close(self._locks.pop(path))
 
     def _throw_away(self, path: str) -> None:
         with self._disk():
@@ -343,16 +403,3 @@ _COLUMNS = "id, parent, dir, size, chain_id, created, last_used"
 
 def _missing(snapshot: int) -> NotFoundError:
     return NotFoundError(f"snapshot {snapshot} does not exist")
-
-
-@contextmanager
-def _opened(mount: int) -> Iterator[int]:
-    """A descriptor of the mount's root that can be listed, beside the one that keeps the mount."""
-    try:
-        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
-        try:
-            yield root
-        finally:
-            os.close(root)
-    finally:
-        os.close(mount)

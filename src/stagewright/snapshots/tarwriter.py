@@ -41,7 +41,7 @@ def write_tree(
             mtime_s = info.st_mtime_ns // 1_000_000_000
             if epoch is not None:
                 mtime_s = min(mtime_s, epoch)
-            if overlay.is_whiteout(info):
+            if overlay.is_whiteout(info, path):
                 parent, _, base = name.rpartition(b"/")
                 sink.write(marker((parent + b"/" if parent else b"") + b".wh." + base, mtime_s))
                 continue

@@ -1,4 +1,4 @@
-"""Whole folders of layer changes: measure them, remove them, and mend what overlayfs writes into them."""
+"""Whole folders of layer changes: walk through them, measure them, copy from them, remove them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from stagewright.snapshots import overlay, owners
 
@@ -148,6 +149,14 @@ def copy_metadata(source: str | bytes, target: str | bytes) -> None:
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
 
 
+@contextmanager
+def times_kept(folder: str | bytes) -> Iterator[None]:
+    """A folder has the times afterwards that it has now, whatever is done in it."""
+    info = os.stat(folder, follow_symlinks=False)
+    yield
+    os.utime(folder, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
+
+
 def _copy_content(source: bytes, target: bytes) -> None:
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -175,41 +184,3 @@ def _copy_xattr(source: str | bytes, target: str | bytes, name: str) -> None:
         # A label of the host's security module is given by the host.
         if error.errno not in (errno.ENOTSUP, errno.EPERM):
             raise
-
-
-def strip_needless_opaque(folder: str, lowers: tuple[str, ...]) -> None:
-    """Take the opaque mark from directories that hide nothing.
-
-    Overlayfs marks each directory that a step makes new, to save itself look-ups. The layer would then hide what
-    another parent has there, when it is grafted, and would carry a marker for nothing when it is packed.
-    """
-    pending = [(os.fsencode(folder), [os.fsencode(lower) for lower in lowers])]
-    while pending:
-        path, below = pending.pop()
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        for name in names:
-            child = os.path.join(path, name)
-            merged = _merged(below, name)
-            if overlay.is_opaque(child):
-                if not merged:
-                    os.removexattr(child, overlay.xattr_prefix() + "opaque", follow_symlinks=False)
-                merged = []
-            pending.append((child, merged))
-
-
-def _merged(below: list[bytes], name: bytes) -> list[bytes]:
-    """The directories, topmost first, that `name` under these merged directories consists of."""
-    found = []
-    for lower in below:
-        path = os.path.join(lower, name)
-        try:
-            info = os.stat(path, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISDIR(info.st_mode):
-            break
-        found.append(path)
-        if overlay.is_opaque(path):
-            break
-    return found

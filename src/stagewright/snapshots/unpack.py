@@ -105,7 +105,7 @@ class _LayerWriter(TreeWriter):
         covers = self._state(parent, base) == "whiteout"
         super().write_directory(parent, base, entry)
         if covers:
-            _make_opaque(_at(parent, base))
+            overlay.make_opaque(_at(parent, base))
 
     def link_source(self, target: bytes, mtime_ns: int) -> tuple[int, bytes]:
         """As for any archive; what only the layers below have is copied into this one first."""
@@ -131,7 +131,7 @@ class _LayerWriter(TreeWriter):
         if base == _OPAQUE:
             self._root_is_opaque = self._root_is_opaque or not directory
             if directory:
-                _make_opaque(b"/proc/self/fd/%d/." % self.directory(directory, mtime_ns))
+                overlay.make_opaque(_at(self.directory(directory, mtime_ns), b"."))
             return
         if base.startswith(_META):
             return
@@ -141,20 +141,18 @@ class _LayerWriter(TreeWriter):
         parent = self.directory(directory, mtime_ns)
         state = self._state(parent, hidden)
         if state == "directory":
-            _make_opaque(_at(parent, hidden))
+            overlay.make_opaque(_at(parent, hidden))
         elif state == "none":
-            os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
-            os.utime(hidden, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+            overlay.make_whiteout(_at(self.root, b""), _at(parent, b""), hidden, mtime_ns)
 
     def _hide_root(self) -> None:
         """Hide all that the layers below have: overlayfs does not look for the opaque mark on a layer's root."""
         for name in self._chain.root_names():
             state = self._state(self.root, name)
             if state == "directory":
-                _make_opaque(_at(self.root, name))
+                overlay.make_opaque(_at(self.root, name))
             elif state == "none":
-                os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.root)
-                os.utime(name, ns=(0, 0), dir_fd=self.root, follow_symlinks=False)
+                overlay.make_whiteout(_at(self.root, b""), _at(self.root, b""), name, 0)
 
     def _state(self, parent: int, base: bytes) -> str:
         """What this layer has at a name: "none", "whiteout", "directory" or "file"."""
@@ -162,13 +160,9 @@ class _LayerWriter(TreeWriter):
             info = os.stat(base, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return "none"
-        if overlay.is_whiteout(info):
+        if overlay.is_whiteout(info, _at(parent, base)):
             return "whiteout"
         return "directory" if stat.S_ISDIR(info.st_mode) else "file"
-
-
-def _make_opaque(path: bytes) -> None:
-    os.setxattr(path, overlay.xattr_prefix() + "opaque", b"y", follow_symlinks=False)
 
 
 def _at(directory: int, name: bytes) -> bytes:
