@@ -70,7 +70,7 @@ class Builder:
         self._cancel = cancel
         self._env = env
         self.config: Config = load_config(options.config, env)
-        self.state = State(options.root, env)
+        self.state = State(options.root, env, "copies" if self.config.chroot else self.config.snapshotter)
         self._client: RegistryClient | None = None
         self._runtime: Runtime | None = None
         self._named = NamedContexts(options.build_contexts)

@@ -31,8 +31,8 @@ def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
     """The request for a step, in the types of `marshal`. Raises SandboxError where the step makes no sense.
 
     `resolver` is the text of /etc/resolv.conf in a network of the build's own. A mount is (kind, target, is optional,
-    details of the kind); an optional one is left out where a root that is read-only has no place for it. "descriptors" are mounts
-    that travel beside the request.
+    details of the kind); an optional one is left out where a root that is read-only has no place for it.
+    "descriptors" are mounts that travel beside the request.
     """
     if not step.args:
         raise SandboxError("the step has no program to run")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+_FUSE_MARKS = frozenset({".wh..wh..opq", ".wh..opq"})
 OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 DirectoryState = tuple[int, int, int, int, tuple[tuple[str, bytes], ...], bool, int]
@@ -105,6 +106,7 @@ def _remove_if_empty(upper: str, path: str, times: dict[str, int]) -> None:
         mtime = os.fstat(fd).st_mtime_ns
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
+            _remove_marks(upper, path)
             os.rmdir(name, dir_fd=fd)
         elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
             os.unlink(name, dir_fd=fd)
@@ -116,6 +118,18 @@ def _remove_if_empty(upper: str, path: str, times: dict[str, int]) -> None:
         return
     finally:
         os.close(fd)
+
+
+def _remove_marks(upper: str, path: str) -> None:
+    """Remove what fuse-overlayfs writes into each directory that it makes, from one that holds nothing else."""
+    fd = _open_directory(upper, path)
+    if fd is not None:
+        try:
+            names = os.listdir(fd)
+            for name in names if _FUSE_MARKS.issuperset(names) else ():
+                os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 def _open_directory(upper: str, path: str) -> int | None:

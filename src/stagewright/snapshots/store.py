@@ -12,7 +12,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +56,8 @@ class SnapshotStore:
     """All snapshots below `root`. Safe for use by several threads and several processes at once.
 
     A snapshot is immutable and is only ever a lower directory. `None` stands for the empty one (scratch).
-    `snapshotter` is how layers are merged: a name of `selection.NAMES`.
+    `snapshotter` is how layers are merged: a name of `selection.NAMES`. `on_worse` is called where it has to be another
+    way than the best one.
     Methods raise NotFoundError for an id that does not exist and StoreError where the disk refuses.
     """
 
@@ -74,6 +75,7 @@ class SnapshotStore:
         self._choosing = threading.Lock()
         self._mounted: set[str] = set()
         self._owners_checked = False
+        self.on_worse: Callable[[Choice], None] = lambda choice: None
         with self._disk():
             # Whatever the mode of the state directory: other users must not come by setuid programs of images.
             os.makedirs(self._root, mode=0o700, exist_ok=True)
@@ -167,6 +169,8 @@ class SnapshotStore:
 
                 with self._disk():
                     self._choice = choose(self._wanted, self._empty, self._new_folder, self._remove_folder)
+                if self._choice.refusals:
+                    self.on_worse(self._choice)
             return self._choice
 
     def _snapshotter(self) -> Snapshotter:
