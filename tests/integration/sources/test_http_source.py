@@ -172,7 +172,7 @@ def test_a_body_that_was_compressed_on_the_way(store: Store, server: ScriptedSer
     ("body", "message"),
     [
         (gzip.compress(os.urandom(5000))[:2000], "the server sent a gzip stream that ends too early"),
-        (b"not gzip", "the server sent a broken gzip stream: Error -3 while decompressing data: incorrect header check"),
+        (b"no gzip", "the server sent a broken gzip stream: Error -3 while decompressing data: incorrect header check"),
     ],
 )
 def test_a_broken_compressed_body(store: Store, server: ScriptedServer, body: bytes, message: str) -> None:
