@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from stagewright.dockerfile.giturl import is_commit, is_ref_name
 from stagewright.errors import IntegrityError, NotFoundError, StagewrightError, UsageError
@@ -23,25 +23,18 @@ from stagewright.patterns import pattern
 from stagewright.records import dataclass, replace
 from stagewright.redaction import redact_url
 from stagewright.sources.gitcheckout import Checkout, check_out
-from stagewright.sources.gitcli import GitFailedError, GitRunner
+from stagewright.sources.gitcli import GitFailedError, GitRunner, failing
 
 if TYPE_CHECKING:
     from stagewright.cache.locks import LockFile
     from stagewright.progress.reporter import Reporter
     from stagewright.snapshots.store import SnapshotStore
 
-T = TypeVar("T")
 Secret = Callable[[str], bytes | None]
 
 _DEFAULT_BRANCH = pattern(r"ref: refs/heads/(\S+)\tHEAD")
 _KEPT = "refs/stagewright/"
 _POOR_SERVER = ("--depth", "shallow", "not our ref", "unadvertised object", "no such remote ref")
-_ADVICE = (
-    ("could not read Username", "a private repository wants credentials: --secret id=GIT_AUTH_TOKEN,env=..."),
-    ("Authentication failed", "check the secret GIT_AUTH_TOKEN or GIT_AUTH_HEADER"),
-    ("Permission denied", "the agent given with --ssh has no key that the server takes"),
-    ("not allowed", "repositories and their submodules are fetched by https, http, ssh and git alone"),
-)
 # For these one token opens all repositories, so that submodules get it, too.
 _GITHUB = ("https://github.com/", "https://www.github.com/")
 
@@ -183,7 +176,7 @@ class GitSource:
             )
         runner = self._runner_for(wanted)
         ref = wanted.ref or self._default_branch(wanted, runner)
-        listing = _failing(
+        listing = failing(
             f"failed to fetch remote {wanted.shown}",
             lambda: runner.run("ls-remote", "--", wanted.url, ref, ref + "^{}"),
         )
@@ -204,7 +197,7 @@ class GitSource:
         return found
 
     def _default_branch(self, wanted: _Wanted, runner: GitRunner) -> str:
-        listing = _failing(
+        listing = failing(
             f"error fetching default branch for repository {wanted.shown}",
             lambda: runner.run("ls-remote", "--symref", "--", wanted.url, "HEAD"),
         )
@@ -229,7 +222,7 @@ class GitSource:
             os.unlink(os.path.join(store, "shallow.lock"))
         with reporter.status(f"fetching {commit.object}"):
             what = f"failed to fetch remote {wanted.shown}"
-            _failing(what, lambda: self._fetch_object(wanted, commit, store, runner))
+            failing(what, lambda: self._fetch_object(wanted, commit, store, runner))
         if not self._has(commit, store, runner):
             raise NotFoundError(f"repository {wanted.shown} has no commit {commit.object}")
 
@@ -331,12 +324,3 @@ def _verify(wanted: _Wanted, *objects: str) -> None:
 def _short_hash_hint(ref: str) -> str | None:
     short = 4 <= len(ref) < 40 and not set(ref) - set("0123456789abcdef")
     return "a commit is named by its whole hash" if short else None
-
-
-def _failing(what: str, run: Callable[[], T]) -> T:
-    """What `run` answers; where git fails, its reason after what could not be done, and what may help."""
-    try:
-        return run()
-    except GitFailedError as error:
-        hint = next((advice for sign, advice in _ADVICE if sign in error.said), None)
-        raise StagewrightError(f"{what}: {error.message}", hint=hint) from error

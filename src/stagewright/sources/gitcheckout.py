@@ -9,7 +9,7 @@ from stagewright.errors import NotFoundError, StagewrightError
 from stagewright.records import dataclass, replace
 from stagewright.snapshots import syscalls
 from stagewright.snapshots.store import Draft
-from stagewright.sources.gitcli import GitFailedError, GitRunner
+from stagewright.sources.gitcli import GitRunner, failing
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Links in a repository are followed as if it were the whole file system.
@@ -82,10 +82,8 @@ def _clone(git: GitRunner, checkout: Checkout, git_dir: str, tree: str, ref: str
 
 
 def _run(git: GitRunner, checkout: Checkout, *arguments: str, git_dir: str, work_tree: str) -> None:
-    try:
-        git.run(*arguments, git_dir=git_dir, work_tree=work_tree)
-    except GitFailedError as error:
-        raise StagewrightError(f"failed to check out {checkout.object}: {error.message}") from error
+    what = f"failed to check out {checkout.object}"
+    failing(what, lambda: git.run(*arguments, git_dir=git_dir, work_tree=work_tree))
 
 
 def _remove_links(tree: str) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError
 from stagewright.records import dataclass, field
@@ -20,6 +21,8 @@ from stagewright.redaction import redact_text
 
 if TYPE_CHECKING:
     import subprocess
+
+T = TypeVar("T")
 
 # What a repository and its submodules may be fetched by.
 _PROTOCOLS = "git:http:https:ssh"
@@ -35,6 +38,13 @@ _SETTINGS = {
     "gc.auto": "0",
     "maintenance.auto": "false",
 }
+_ADVICE = (
+    ("could not read Username", "a private repository wants credentials: --secret id=GIT_AUTH_TOKEN,env=..."),
+    ("Authentication failed", "check the secret GIT_AUTH_TOKEN or GIT_AUTH_HEADER"),
+    ("Permission denied", "the agent given with --ssh has no key that the server takes"),
+    ("not allowed", "repositories and their submodules are fetched by https, http, ssh and git alone"),
+)
+_SSH_FAILED = "Could not read from remote repository"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 _MAX_OUTPUT = 16 << 20
 _KEPT_ERRORS = 16 << 10
@@ -174,6 +184,15 @@ class GitRunner:
         return shlex.join(words)
 
 
+def failing(what: str, run: Callable[[], T]) -> T:
+    """What `run` answers; where git fails, why, behind what could not be done, and what may help."""
+    try:
+        return run()
+    except GitFailedError as error:
+        hint = next((advice for sign, advice in _ADVICE if sign in error.said), None)
+        raise StagewrightError(f"{what}: {error.message}", hint=hint) from error
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End git and the helpers that it started."""
     import signal
@@ -186,7 +205,10 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _essence(said: str) -> str:
     """The line that says what went wrong, of all that git says."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Warning: ")]
+    for said_before, line in pairwise(lines):
+        if _SSH_FAILED in line:
+            return said_before
     for mark in ("fatal: ", "error: ", "remote: "):
         found = [line.removeprefix(mark) for line in lines if line.startswith(mark)]
         if found:
