@@ -94,7 +94,7 @@ _TOOLS = {
     ),
     "cargo": _Tool(
         ("cargo",),
-        (("build",), ("fetch",), ("install",)),
+        (("build",), ("fetch",), ("install",), ("chef", "cook")),
         ("/usr/local/cargo/registry", "/usr/local/cargo/git"),
         folders=("CARGO_HOME",),
     ),
@@ -139,7 +139,9 @@ def _with_cache(source: Source, step: Step, name: str, targets: Sequence[str]) -
 
 
 def _fetches(command: Command, tool: _Tool) -> bool:
-    if command.program not in tool.programs or command.has("--help", "--version", "-v", "-version"):
+    if command.program not in tool.programs or command.has(
+        "--help", "--version", "-v", "-version", "--no-index", "--offline"
+    ):
         return False
     if command.program == "npm" and command.says("install") and command.has("-g", "--global"):
         return True
@@ -230,9 +232,7 @@ def _apk_index(source: Source, step: Step) -> Iterator[tuple[str, tuple[Edit, ..
 
 
 def _removes(step: Step, path: str) -> bool:
-    return any(
-        word.startswith(path) for command in step.commands if command.program == "rm" for word in command.words
-    )
+    return any(word.startswith(path) for command in step.commands if command.program == "rm" for word in command.words)
 
 
 # --- development dependencies ---------------------------------------------------------------------------------------

@@ -45,6 +45,11 @@ _INSTALLERS = {
     "yum": "install",
     "microdnf": "install",
 }
+# Servers that begin as root and change the user themselves, as scripts named entrypoint do, and shells of people.
+_MAY_NEED_ROOT = frozenset(
+    {"apache2", "apache2-foreground", "apachectl", "bash", "cron", "crond", "gosu", "haproxy", "httpd", "init", "nginx"}
+    | {"s6-svscan", "setpriv", "sh", "sshd", "su-exec", "supervisord", "systemd", "tini"}
+)
 
 
 def runs_as_root(source: Source) -> Iterator[LintFinding]:
@@ -56,14 +61,9 @@ def runs_as_root(source: Source) -> Iterator[LintFinding]:
         isinstance(item, User) and item.text not in ("root", "0", "0:0", "root:root") for item in items
     ):
         return
-    if any(
-        word in ("gosu", "su-exec", "setpriv", "tini", "s6-svscan", "/init")
-        for item in commands
-        for word in _words(item)
-    ):
+    words = [word for item in commands for word in _words(item)]
+    if any(word in _MAY_NEED_ROOT or "entrypoint" in word for word in words):
         return
-    if any("entrypoint" in word for item in commands for word in _words(item)):
-        return  # Such scripts often change the user themselves.
     base = source.image(source.final)
     bare = base.lower() == "scratch" or _BARE_BASES.fullmatch(base) is not None
     if not bare and _ROOT_BASES.fullmatch(base) is None:
@@ -76,7 +76,7 @@ def runs_as_root(source: Source) -> Iterator[LintFinding]:
 
 
 def _words(item: Cmd | Entrypoint) -> list[str]:
-    return [word.rpartition("/")[2] if word != "/init" else word for word in " ".join(item.command).split()]
+    return [word.rpartition("/")[2] for word in " ".join(item.command).split()]
 
 
 def _with_user(source: Source, base: str) -> tuple[Edit, ...]:

@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Box, host_python, host_python_mounts
 
+from conftest import Box, host_python, host_python_mounts
 from stagewright.records import replace
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.oci import OciRuntime

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Box
 
+from conftest import Box
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.network_child import STEPS
 from stagewright.sandbox.oci import OciRuntime
