@@ -7,7 +7,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stagewright.options import BuildOptions, BuildResult, Method, Output, SecretSource, SshSource, outputs_of
+from stagewright.options import (
+    BuildOptions,
+    BuildResult,
+    Method,
+    Output,
+    SecretLeakMode,
+    SecretSource,
+    SshSource,
+    outputs_of,
+)
 from stagewright.progress.events import Sink
 from stagewright.reports import CheckReport, ImageInfo, Outline, PruneReport, TargetList, UsageRow
 
@@ -70,6 +79,7 @@ def build(
     offline: bool = False,
     oci_runtime: str | None = None,
     host_ca: str | bool | None = None,
+    secret_leak: SecretLeakMode = "fail",  # noqa: S107
     root: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     on_event: Sink | None = None,
@@ -84,6 +94,9 @@ def build(
     bounds the steps that run at once, `offline` forbids to ask registries, `oci_runtime` is the path of an OCI runtime
     to run steps with, `host_ca` lets steps trust the host's CA bundle (True) or that of a path. `root` is the state
     directory and `config` the configuration file.
+
+    The files that the build leaves and the image's config are searched for the values of `secrets`. `secret_leak` says
+    what comes of a find: "fail" raises SecretLeakError, "warn" reports a warning, "off" searches nothing.
 
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
@@ -116,6 +129,7 @@ def build(
         offline=offline,
         oci_runtime=oci_runtime,
         host_ca=host_ca,
+        secret_leak=secret_leak,
         # Behind the door the user is another one, with other defaults.
         root=default_root(os.environ) if root is None else os.fspath(root),
         config=None if config is None else os.fspath(config),

@@ -23,12 +23,13 @@ from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedConte
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan
 from stagewright.frontend.rules import Finding
+from stagewright.graph.ops import ExecOp
 from stagewright.graph.vertex import Vertex
 from stagewright.image.platform import Platform, host_platform, parse_platform, runnable_platforms
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
-from stagewright.options import BuildOptions, BuildResult
+from stagewright.options import SECRET_LEAK_MODES, BuildOptions, BuildResult
 from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.snapshots.layers import LayerBlobs
@@ -40,6 +41,7 @@ from stagewright.sources.ssh import SshAgents
 from stagewright.state import State
 
 if TYPE_CHECKING:
+    from stagewright.leaks.guard import LeakGuard
     from stagewright.registry.client import RegistryClient
     from stagewright.registry.http import HttpClient
     from stagewright.sandbox.spec import Runtime
@@ -112,9 +114,12 @@ class Builder:
         definition = self.prepare()
         options = self.frontend_options(definition)
         plan = convert(definition.parse(), options, self.resolve, self._report_finding)
-        return plan, Result() if plan.vertex is None else self._solve(plan.vertex)
+        guard = self._leak_guard() if self._secrets else None
+        if guard is not None:
+            guard.check_config(plan.config, plan.history_lines)
+        return plan, Result() if plan.vertex is None else self._solve(plan.vertex, guard)
 
-    def _solve(self, vertex: Vertex) -> Result:
+    def _solve(self, vertex: Vertex, guard: LeakGuard | None) -> Result:
         worker = Worker(
             snapshots=self.state.snapshots,
             keys=self.state.keys,
@@ -127,11 +132,24 @@ class Builder:
             secret=self._secrets.get,
             ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
+            leaks=guard,
         )
         jobs = self._options.jobs or self.config.jobs
         keys, locks = self.state.keys, self.state.locks
         solver = Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
-        return solver.solve([vertex])[0]
+        result = solver.solve([vertex])[0]
+        steps = solver.snapshots()
+        # Of what an earlier build let pass this one knows, even if it was given no secret.
+        if guard is not None or any(step.op.secrets for step, _ in steps if isinstance(step.op, ExecOp)):
+            (guard or self._leak_guard()).check_layers(steps, result.snapshot)
+        return result
+
+    def _leak_guard(self) -> LeakGuard:
+        from stagewright.leaks.guard import LeakGuard
+
+        options, state = self._options, self.state
+        layers = LayerBlobs(state.snapshots, state.blobs, state.db)
+        return LeakGuard(options, self._secrets, state.snapshots, layers, state.db, self._emitter, self._cancel)
 
     def export(self, plan: Plan, result: Result, exporters: Sequence[Exporter]) -> list[Exported | None]:
         """Make all outputs, in their order; a layer that several of them need is packed once."""
@@ -385,6 +403,8 @@ def _platform(text: str | None) -> Platform:
 
 def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:
     """Run one build to its end, outputs included. Raises StagewrightError."""
+    if options.secret_leak not in SECRET_LEAK_MODES:
+        raise UsageError(f"secret leak mode {options.secret_leak} is not known", hint="use fail, warn or off")
     if not options.secrets:
         return _run_build(options, {}, env, Emitter(sink), cancel)
     from stagewright.progress.masking import mask_error

@@ -150,3 +150,26 @@ class StepFailedError(StagewrightError):
         self.step = step
         self.stage = stage
         self.log_tail = log_tail
+
+
+class SecretLeakError(StagewrightError):
+    """The value of a secret is where it would leave the build.
+
+    `secret` is its ID, `places` the paths of files and the parts of the image that hold it, `step` the step that put
+    it there where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        secret: str,
+        places: tuple[str, ...],
+        step: str = "",
+        location: SourceRange | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, location=location, hint=hint)
+        self.secret = secret
+        self.places = places
+        self.step = step

@@ -9,6 +9,8 @@ from stagewright.progress.events import WarningEvent
 from stagewright.records import dataclass, field
 
 Method = Literal["check", "outline", "targets"]
+SecretLeakMode = Literal["fail", "warn", "off"]
+SECRET_LEAK_MODES: tuple[SecretLeakMode, ...] = ("fail", "warn", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class BuildOptions:
     offline: bool = False
     oci_runtime: str | None = None
     host_ca: str | bool | None = None
+    secret_leak: SecretLeakMode = "fail"  # noqa: S105
     root: str | None = None
     config: str | None = None
 

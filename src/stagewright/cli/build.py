@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stagewright.cli.flags import CommandParser
 from stagewright.cli.values import (
     csv_fields,
+    one_of,
     parse_bool,
     parse_build_args,
     parse_contexts,
@@ -108,6 +109,13 @@ def _add_inputs(parser: CommandParser) -> None:
         " stage or image NAME",
     )
     parser.repeatable("--secret", metavar="SPEC", help="give steps a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE")
+    parser.single(
+        "--secret-leak",
+        default="fail",
+        metavar="MODE",
+        type=one_of("fail", "warn", "off"),
+        help="what to do where a secret's value is in the image or in what a step left: fail, warn or off",
+    )
     parser.repeatable("--ssh", metavar="SPEC", help="give steps an SSH agent: default, NAME=SOCKET or NAME=KEY[,KEY]")
     parser.switch("--pull", help="ask the registry for every image anew")
     parser.switch("--no-cache", help="run every step")
@@ -274,6 +282,7 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
         "offline": options.offline,
         "oci_runtime": options.oci_runtime,
         "host_ca": _host_ca(options.host_ca),
+        "secret_leak": options.secret_leak,
         "root": options.root,
         "config": options.config,
     }

@@ -16,9 +16,9 @@ from typing import Any
 
 from stagewright.errors import StoreError
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
+# What each version of the file adds to the one before; a file of an earlier one gets what it lacks when it is opened.
+_SCHEMAS = (
+    """
 -- snapshots/: `dir` names the folder that holds the changes; two snapshots share one where a layer was put on another
 -- parent (COPY --link). `chain_id` is the OCI chain ID of layers that came from an image.
 CREATE TABLE snapshots (
@@ -83,7 +83,20 @@ CREATE TABLE images (
     descriptor TEXT NOT NULL,
     created REAL NOT NULL
 ) WITHOUT ROWID;
-"""
+""",
+    """
+-- snapshots/: which folders were searched for which secrets, and where they hold its value (a JSON list). `mark` tells
+-- one value of a secret from another; it is NULL where nobody looked at what a step that had the secret left.
+CREATE TABLE secret_searches (
+    dir TEXT NOT NULL,
+    secret TEXT NOT NULL,
+    mark INTEGER,
+    places TEXT NOT NULL,
+    PRIMARY KEY (dir, secret)
+) WITHOUT ROWID;
+""",
+)
+SCHEMA_VERSION = len(_SCHEMAS)
 
 
 class Database:
@@ -108,14 +121,16 @@ class Database:
 
     def _open(self, path: Path) -> None:
         version = self._version()
-        if version == 0:
+        if version < SCHEMA_VERSION:
             # SQLite does not wait for another process that is changing the journal's mode, so only one at a time does.
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX)
-                if self._version() == 0:
+                version = self._version()
+                if version == 0:
                     self._connection.execute("PRAGMA journal_mode=WAL")
-                    self._create()
+                if version < SCHEMA_VERSION:
+                    self._extend(version)
             finally:
                 os.close(folder)
             version = self._version()
@@ -129,10 +144,12 @@ class Database:
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
-    def _create(self) -> None:
+    def _extend(self, version: int) -> None:
+        """Add what a file of this version lacks."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            statements = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("--"))
+            lines = "\n".join(_SCHEMAS[version:]).splitlines()
+            statements = "\n".join(line for line in lines if not line.startswith("--"))
             for statement in statements.split(";"):
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")

@@ -248,6 +248,7 @@ class Conversion:
                 self._apply(state, plan, instruction, trigger=number < plan.triggers)
             except DockerfileError as error:
                 raise _located(error, instruction) from None
+            state.placed_at(instruction.location)
         return state
 
     def _start(self, plan: StagePlan) -> StageState:
@@ -285,6 +286,7 @@ class Conversion:
         base = self._image(plan)
         config = replace(base.config.config, on_build=())
         state = StageState(platform, plan.label, replace(base.config, config=config, created=None))
+        state.placed_at(None)
         state.steps_total = steps + 1 if plan.index >= 0 else 0
         if base.config.diff_ids:
             name = state.step_name(f"FROM {base.pinned}") if plan.context is None else plan.context.image_title

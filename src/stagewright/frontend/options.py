@@ -78,9 +78,11 @@ class Plan:
     """What to build: the vertex whose result is the image's files (None: no files), and the image's config.
 
     The config's `diff_ids` are those of no layer yet: they come from the layers. `epoch` is SOURCE_DATE_EPOCH as the
-    Dockerfile and the build arguments have it.
+    Dockerfile and the build arguments have it. `history_lines` are the lines of the Dockerfile that each entry of the
+    config's history comes from, None for those of the base image.
     """
 
     vertex: Vertex | None
     config: ImageConfig
     epoch: int | None
+    history_lines: tuple[SourceRange | None, ...] = ()

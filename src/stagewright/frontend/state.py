@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagewright.errors import DockerfileError
+from stagewright.errors import DockerfileError, SourceRange
 from stagewright.frontend.paths import absolute
 from stagewright.graph.ops import SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
@@ -23,6 +23,7 @@ class StageState:
 
     `vertex` is its files so far (None: none). `env` is what a RUN sees and variables expand to: the image's ENV and the
     ARGs so far, in the order in which they were last set. `build_args` are the ARGs so far with their values.
+    `history_lines` are the lines that each entry of the image's history comes from, None for those of its base image.
     """
 
     platform: Platform
@@ -31,6 +32,7 @@ class StageState:
     vertex: Vertex | None = None
     env: dict[str, str] = field(default_factory=dict)
     build_args: list[tuple[str, str | None]] = field(default_factory=list)
+    history_lines: tuple[SourceRange | None, ...] = ()
     cmd_set: bool = False
     steps: int = 0
     steps_total: int = 0
@@ -40,6 +42,10 @@ class StageState:
     @property
     def config(self) -> ContainerConfig:
         return self.image.config
+
+    def placed_at(self, location: SourceRange | None) -> None:
+        """Note that the entries of the history since the last call come from these lines."""
+        self.history_lines += (location,) * (len(self.image.history) - len(self.history_lines))
 
     def configure(self, **changes: object) -> None:
         """Replace fields of the image's container config. Raises DockerfileError where a list becomes too long."""

@@ -88,6 +88,11 @@ class ExecOp:
             self.hostname, self.extra_hosts, self.ulimits, self.shm_size, self.network, self.security,
         ]  # fmt: skip
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The IDs of the secrets that the process gets, each once."""
+        return tuple(dict.fromkeys(mount.id for mount in self.mounts if mount.kind == "secret"))
+
 
 @dataclass(frozen=True, slots=True)
 class CopyAction:

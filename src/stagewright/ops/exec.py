@@ -70,7 +70,16 @@ class ExecRunner:
             if outcome.canceled:
                 raise CanceledError
             raise self._failure(vertex, op, outcome, tail)
-        return Result(snapshots.commit(draft))
+        if self._worker.leaks is None:
+            return Result(snapshots.commit(draft))
+        try:
+            searched = self._worker.leaks.search_step(vertex, draft.fs)
+        except BaseException:
+            snapshots.discard(draft)
+            raise
+        snapshot = snapshots.commit(draft)
+        self._worker.leaks.remember(snapshot, searched)
+        return Result(snapshot)
 
     def _run_step(
         self, op: ExecOp, inputs: tuple[Result, ...], draft: Draft, reporter: Reporter, stack: ExitStack

@@ -12,6 +12,7 @@ from stagewright.records import dataclass
 if TYPE_CHECKING:
     from stagewright.cache.keys import KeyStore
     from stagewright.cache.mounts import CacheMounts
+    from stagewright.leaks.guard import LeakGuard
     from stagewright.sandbox.spec import Runtime
     from stagewright.snapshots.store import SnapshotStore
     from stagewright.sources.image import ImageSource
@@ -24,7 +25,8 @@ class Worker:
     """One per build. Callables stand for what is only made when it is first asked for.
 
     `context` answers a local context by its name. `secret` answers a secret's bytes by its ID, `ssh_socket` the path
-    of an agent's socket; None where the build was not given one of that ID.
+    of an agent's socket; None where the build was not given one of that ID. `leaks` searches what steps with secrets
+    leave; None where the build was given none.
     """
 
     snapshots: SnapshotStore
@@ -38,6 +40,7 @@ class Worker:
     secret: Callable[[str], bytes | None]
     ssh_socket: Callable[[str], str | None]
     host_ca: str | None = None
+    leaks: LeakGuard | None = None
 
     def check_canceled(self) -> None:
         if self.cancel.is_set():

@@ -41,6 +41,10 @@ class Emitter:
             if self._sink is not None:
                 self._sink(event)
 
+    def masked(self, text: str) -> str:
+        """A text without secrets, for what is kept of a build."""
+        return text if self.masks is None else self.masks.text(text)
+
     @contextmanager
     def vertex(self, digest: str, name: str) -> Iterator[Reporter]:
         """A vertex that is no part of the graph (`[internal] ...`, `exporting to image`): starts, and ends with it."""

@@ -303,6 +303,7 @@ class SnapshotStore:
             shared = bool(self._db.query("SELECT 1 FROM snapshots WHERE dir = ? LIMIT 1", (name,)))
             if not shared:
                 self._db.execute("DELETE FROM layer_blobs WHERE dir = ?", (name,))
+                self._db.execute("DELETE FROM secret_searches WHERE dir = ?", (name,))
         self._lowers.pop(snapshot, None)
         if shared:
             return 0

@@ -92,10 +92,11 @@ class Solver:
         self._used: list[str] = []
         self._admit_at = 0.0
         self._failure: BaseException | None = None
+        self._nodes: dict[str, _Node] = {}
 
     def solve(self, targets: Sequence[Vertex]) -> list[Result]:
         """The results of the targets, in their order. Raises the first failure after all running work has ended."""
-        nodes = self._build_nodes(targets)
+        nodes = self._nodes = self._build_nodes(targets)
         try:
             self._loop(nodes, targets)
         finally:
@@ -106,6 +107,11 @@ class Solver:
             raise self._failure
         self._end_unneeded(nodes.values())
         return [result for target in targets if (result := nodes[target.digest].result) is not None]
+
+    def snapshots(self) -> list[tuple[Vertex, int]]:
+        """The vertices of the solved graph that have a snapshot for their result, inputs before their users."""
+        results = [(node.vertex, node.result or node.cached) for node in self._nodes.values()]
+        return [(vertex, found.snapshot) for vertex, found in results if found and found.snapshot is not None]
 
     def _build_nodes(self, targets: Sequence[Vertex]) -> dict[str, _Node]:
         nodes: dict[str, _Node] = {}
@@ -415,7 +421,7 @@ class Solver:
             names = [canonical, *node.also_known_as]
             if node.definition is not None and all(source.exact for source in inputs):
                 names.append(node.definition)
-            self._keys.save(names, canonical, result.snapshot, node.vertex.meta.name)
+            self._keys.save(names, canonical, result.snapshot, self._emitter.masked(node.vertex.meta.name))
         return result
 
     def _end_contexts(self, nodes: Iterable[_Node]) -> None:

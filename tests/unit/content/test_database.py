@@ -49,6 +49,18 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         Database(path)
 
 
+def test_a_file_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    Database(path).execute("INSERT INTO cache_keys (key, canonical) VALUES ('a', 'b')")
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE secret_searches")
+    connection.execute("PRAGMA user_version=1")
+    connection.close()
+    database = Database(path)
+    assert database.query("SELECT * FROM secret_searches") == []
+    assert database.query("SELECT * FROM cache_keys") == [("a", "b")]
+
+
 def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "metadata.db"
     path.write_bytes(b"no database at all" * 1000)

@@ -1,0 +1,1 @@
+"""Looks for the values of secrets where they must not be: in what steps leave behind, and in images."""
