@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stagewright.harmless import clean_block, clean_name
 from stagewright.records import dataclass, field
 
 # No terminal shows more of an instruction that goes on for a million lines.
@@ -68,18 +69,15 @@ class StagewrightError(Exception):
         return _restore, (type(self), self.args, self.__dict__)
 
     def render(self) -> str:
-        """The whole text for a terminal: place, message, hint and the lines of the source."""
-        parts = []
+        """The whole text for a terminal: place, message, hint and the lines of the source, without escape sequences."""
+        message = clean_block(self.message)
         if self.location is not None:
-            parts.append(f"{self.location.source.filename}:{self.location.start}: {self.message}")
-        else:
-            parts.append(self.message)
+            message = f"{clean_name(self.location.source.filename)}:{self.location.start}: {message}"
+        parts = [message]
         if self.hint:
-            parts.append(f"hint: {self.hint}")
+            parts.append(f"hint: {clean_block(self.hint)}")
         if self.location is not None:
-            parts.append("-" * 20)
-            parts.append(self.location.excerpt())
-            parts.append("-" * 20)
+            parts += ["-" * 20, clean_block(self.location.excerpt()), "-" * 20]
         return "\n".join(parts)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from stagewright.errors import CanceledError, StagewrightError
+from stagewright.harmless import clean_name
 from stagewright.progress.failure import render_failure
-from stagewright.progress.text import clean_name
 
 STATUS_FAILED = 1
 STATUS_INTERRUPTED = 130

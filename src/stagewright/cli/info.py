@@ -9,7 +9,7 @@ from typing import Any
 from stagewright.cli.flags import CommandParser
 from stagewright.cli.output import print_json
 from stagewright.cli.values import one_of
-from stagewright.progress.text import clean_name
+from stagewright.harmless import clean_name
 
 
 def make_parser() -> CommandParser:

@@ -7,7 +7,7 @@ import sys
 
 from stagewright.cli.flags import CommandParser
 from stagewright.errors import IntegrityError, NotFoundError, UsageError
-from stagewright.progress.text import clean_name
+from stagewright.harmless import clean_name
 
 
 def make_parser() -> CommandParser:

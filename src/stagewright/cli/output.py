@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from stagewright.progress.text import cell_width, clean_name
+from stagewright.harmless import clean_name
+from stagewright.progress.text import cell_width
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

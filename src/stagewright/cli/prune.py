@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from stagewright.cli.flags import CommandParser
-from stagewright.progress.text import clean_name, format_bytes
+from stagewright.harmless import clean_name
+from stagewright.progress.text import format_bytes
 
 
 def make_parser() -> CommandParser:

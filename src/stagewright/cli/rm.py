@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stagewright.cli.flags import CommandParser
-from stagewright.progress.text import clean_name
+from stagewright.harmless import clean_name
 
 
 def make_parser() -> CommandParser:

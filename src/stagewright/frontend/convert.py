@@ -139,7 +139,7 @@ class Conversion:
         state.configure(labels={**state.config.labels, **self._options.labels})
         image = replace(state.image, platform=self._image_platform(state.image.platform))
         self._findings.finish()
-        return Plan(as_files(state.vertex), image, self._epoch)
+        return Plan(as_files(state.vertex), image, self._epoch, state.history_lines)
 
     def _image_platform(self, own: Platform) -> Platform:
         """The platform in the image's config: that of its base, unless the user asked for one."""

@@ -85,4 +85,4 @@ class Plan:
     vertex: Vertex | None
     config: ImageConfig
     epoch: int | None
-    history_lines: tuple[SourceRange | None, ...] = ()
+    history_lines: tuple[SourceRange | None, ...]

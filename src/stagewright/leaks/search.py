@@ -24,7 +24,7 @@ from stagewright.snapshots.tree import walk
 
 # Such a window stays in the processor's cache while one anchor after the other is searched for.
 _WINDOW = 256 << 10
-# Who wants to know more than so many places has to mend these first.
+# Whoever has so many places to mend has no use for more.
 _ENOUGH = 10
 
 
@@ -82,7 +82,7 @@ class Search:
         self._overlap = max(map(len, self._anchors), default=1) - 1
 
     def folder(self, folder: str) -> list[Leak]:
-        """The first few leaks in a layer's folder: contents, names, targets of links, extended attributes."""
+        """The first few leaks of each secret in a layer's folder: contents, names, targets of links, attributes."""
         window = _Window(self._anchors, self._overlap)
         seen: set[int] = set()
         for name, path, info in walk(folder) if self._anchors else ():
@@ -96,7 +96,7 @@ class Search:
             if stat.S_ISREG(info.st_mode) and not (info.st_nlink > 1 and info.st_ino in seen):
                 seen.add(info.st_ino)
                 window.add_file(_File(place, path), info, self._check)
-            if len(window.leaks) >= _ENOUGH:
+            if window.knows_enough:
                 break
         return window.finish()
 
@@ -125,12 +125,12 @@ class _Window:
         self._used = 0
         # Where each source's bytes begin: in the window, and in the source.
         self._pieces: list[tuple[int, _Text | _File, int]] = []
-        self._found: dict[tuple[str, str], Leak] = {}
+        self._leaks: dict[str, dict[str, Leak]] = {id: {} for forms in anchors.values() for id, _ in forms}
 
     @property
-    def leaks(self) -> list[Leak]:
-        """Those that were found so far."""
-        return list(self._found.values())
+    def knows_enough(self) -> bool:
+        """Whether there are so many leaks of each secret that more would be of no use."""
+        return all(len(leaks) >= _ENOUGH for leaks in self._leaks.values())
 
     def add(self, text: _Text) -> None:
         size = len(text.data)
@@ -173,17 +173,21 @@ class _Window:
                 self._used = kept
 
     def finish(self) -> list[Leak]:
-        """Search what is left; answers all leaks."""
+        """Search what is left; answers the first leaks of each secret."""
         self._search()
-        return self.leaks
+        return [leak for leaks in self._leaks.values() for leak in [*leaks.values()][:_ENOUGH]]
 
     def _search(self) -> None:
+        found: dict[tuple[str, str], tuple[int, Leak]] = {}
         for anchor, forms in self._anchors.items():
             for at in _occurrences(self._buffer, self._used, anchor):
                 start, source, offset = self._pieces[bisect_right(self._pieces, at, key=itemgetter(0)) - 1]
                 for id, form in forms:
-                    if (id, source.place) not in self._found and _holds(source, offset + at - start, form, len(anchor)):
-                        self._found[id, source.place] = Leak(id, source.place, form.name)
+                    known = (id, source.place) in found or len(self._leaks[id]) >= _ENOUGH
+                    if not known and _holds(source, offset + at - start, form, len(anchor)):
+                        found[id, source.place] = at, Leak(id, source.place, form.name)
+        for _, leak in sorted(found.values(), key=itemgetter(0)):
+            self._leaks[leak.secret].setdefault(leak.place, leak)
         self._pieces.clear()
         self._used = 0
 

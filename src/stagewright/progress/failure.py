@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stagewright.errors import StagewrightError, StepFailedError
-from stagewright.progress.text import clean_block, clean_name
+from stagewright.harmless import clean_block, clean_name
 
 _RED, _RESET = "\x1b[31m", "\x1b[0m"
 

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from stagewright.harmless import clean_line, clean_name
 from stagewright.progress.events import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
 from stagewright.progress.loglines import LineAssembler
-from stagewright.progress.text import clean_line, clean_name, format_offset, format_transfer, is_canceled
+from stagewright.progress.text import format_offset, format_transfer, is_canceled
 from stagewright.progress.ticker import Ticker
 from stagewright.progress.warnings import render_warnings
 

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from stagewright.harmless import clean_line, clean_name
 from stagewright.progress.events import LogEvent, StatusEvent, VertexEvent
 from stagewright.progress.loglines import LineAssembler
-from stagewright.progress.text import (
-    cell_width,
-    clean_line,
-    clean_name,
-    cut_cells,
-    fit_cells,
-    format_transfer,
-    is_canceled,
-)
+from stagewright.progress.text import cell_width, cut_cells, fit_cells, format_transfer, is_canceled
 from stagewright.records import dataclass
 
 MAX_TAIL = 6

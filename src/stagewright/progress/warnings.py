@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stagewright.harmless import clean_block, clean_name
 from stagewright.progress.events import WarningEvent
-from stagewright.progress.text import clean_block, clean_name
 
 
 def render_warnings(warnings: Sequence[WarningEvent], *, expand: bool) -> str:

@@ -18,9 +18,9 @@ MIN_SEARCHED = 6
 # Encoders break lines at 76 characters (MIME), 64 (PEM) or 60 (xxd): of two anchors within the shortest line, a break
 # can be in one only.
 _LINE = 60
-_MIN_ANCHOR = 8
-_MIN_HALF = 6
+_MIN_ANCHOR = 6
 _MAX_ANCHOR = 64
+_MIN_LINE = 16
 _GOOD_ANCHOR = 12
 # What every URL encoder and JSON leave as it is.
 _UNRESERVED = pattern(r"[A-Za-z0-9._-]+")
@@ -90,7 +90,7 @@ def texts_of(value: bytes) -> set[bytes]:
     for text in _base64(value):
         texts |= {text, text.translate(_URL_ALPHABET)}
     lines = (line.strip() for line in value.splitlines())
-    return texts | {line for line in lines if len(line) >= 2 * _MIN_ANCHOR}
+    return texts | {line for line in lines if len(line) >= _MIN_LINE}
 
 
 def _unreserved_run(value: bytes) -> bytes | None:
@@ -98,7 +98,7 @@ def _unreserved_run(value: bytes) -> bytes | None:
     # Latin-1 has a character for each byte.
     runs: list[str] = _UNRESERVED.findall(value.decode("latin-1"))
     longest = max(runs, key=len, default="")
-    if len(longest) < min(_MIN_ANCHOR, len(value)):
+    if len(longest) < _MIN_ANCHOR:
         return None
     return longest[:_MAX_ANCHOR].encode()
 
@@ -140,7 +140,7 @@ def _halves(text: bytes) -> tuple[bytes, ...]:
     """Two parts of a text's first line of which a line break can be in one only; the whole text where it is short."""
     line = text[:_LINE]
     middle = len(line) // 2
-    return (line[:middle], line[middle:]) if middle >= _MIN_HALF else (line,)
+    return (line[:middle], line[middle:]) if middle >= _MIN_ANCHOR else (line,)
 
 
 def _as_it_is(text: bytes) -> bytes:

@@ -33,8 +33,14 @@ def test_defaults(library: FakeLibrary) -> None:
     request = asked(library)
     assert callable(request.pop("on_event"))
     assert not request.pop("cancel").is_set()
-    assert {name: value for name, value in request.items() if value} == {"context": ".", "network": "default"}
+    defaults = {"context": ".", "network": "default", "secret_leak": "fail"}
+    assert {name: value for name, value in request.items() if value} == defaults
     assert request["outputs"] is None
+
+
+@pytest.mark.parametrize("mode", ["fail", "warn", "off"])
+def test_secret_leak(library: FakeLibrary, mode: str) -> None:
+    assert asked(library, f"--secret-leak={mode}")["secret_leak"] == mode
 
 
 def test_plain_values_are_handed_on(library: FakeLibrary) -> None:

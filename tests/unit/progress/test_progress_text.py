@@ -4,17 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagewright.progress.text import (
-    cell_width,
-    clean_block,
-    clean_line,
-    clean_name,
-    cut_cells,
-    fit_cells,
-    format_bytes,
-    format_offset,
-    format_transfer,
-)
+from stagewright.harmless import clean_block, clean_line, clean_name
+from stagewright.progress.text import cell_width, cut_cells, fit_cells, format_bytes, format_offset, format_transfer
 
 HOSTILE = st.text(
     st.one_of(st.characters(), st.sampled_from("\x1b\x07\x9b\x9d\x9c[]PX^_;mHJA?0123\\\r\n\t\u202e\u200d"))
