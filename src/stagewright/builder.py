@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from stagewright import privilege
@@ -114,12 +114,22 @@ class Builder:
         definition = self.prepare()
         options = self.frontend_options(definition)
         plan = convert(definition.parse(), options, self.resolve, self._report_finding)
-        guard = self._leak_guard() if self._secrets else None
-        if guard is not None:
-            guard.check_config(plan.config, plan.history_lines)
-        return plan, Result() if plan.vertex is None else self._solve(plan.vertex, guard)
+        if self._secrets:
+            self._leaks.check_config(plan.config, plan.history_lines)
+        if plan.vertex is None:
+            return plan, Result()
+        solver = self._solver()
+        result = solver.solve([plan.vertex])[0]
+        steps = solver.snapshots()
+        # Of a leak that an earlier build let pass this one knows, even if it was given no secret.
+        if self._secrets or any(step.op.secrets for step, _ in steps if isinstance(step.op, ExecOp)):
+            self._leaks.check_layers(steps, result.snapshot)
+        return plan, result
 
-    def _solve(self, vertex: Vertex, guard: LeakGuard | None) -> Result:
+    def _solve(self, vertex: Vertex) -> Result:
+        return self._solver().solve([vertex])[0]
+
+    def _solver(self) -> Solver:
         worker = Worker(
             snapshots=self.state.snapshots,
             keys=self.state.keys,
@@ -132,19 +142,14 @@ class Builder:
             secret=self._secrets.get,
             ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
-            leaks=guard,
+            leaks=self._leaks if self._secrets else None,
         )
         jobs = self._options.jobs or self.config.jobs
         keys, locks = self.state.keys, self.state.locks
-        solver = Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
-        result = solver.solve([vertex])[0]
-        steps = solver.snapshots()
-        # Of what an earlier build let pass this one knows, even if it was given no secret.
-        if guard is not None or any(step.op.secrets for step, _ in steps if isinstance(step.op, ExecOp)):
-            (guard or self._leak_guard()).check_layers(steps, result.snapshot)
-        return result
+        return Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
 
-    def _leak_guard(self) -> LeakGuard:
+    @cached_property
+    def _leaks(self) -> LeakGuard:
         from stagewright.leaks.guard import LeakGuard
 
         options, state = self._options, self.state

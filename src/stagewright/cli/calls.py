@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagewright.cli.values import csv_fields, parse_bool
 from stagewright.errors import SourceRange, StagewrightError, UsageError
-from stagewright.progress.text import clean_block, clean_name
+from stagewright.harmless import clean_block, clean_name
 from stagewright.records import dataclass
 
 if TYPE_CHECKING:

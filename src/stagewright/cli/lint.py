@@ -8,7 +8,7 @@ import sys
 from stagewright.cli.flags import CommandParser
 from stagewright.cli.output import print_json
 from stagewright.cli.values import one_of
-from stagewright.progress.text import clean_block, clean_name
+from stagewright.harmless import clean_block, clean_name
 
 
 def make_parser() -> CommandParser:
