@@ -103,7 +103,9 @@ class Stagewright:
             )
         return done
 
-    def build(self, context: Path, *flags: object, check: bool = True, env: Mapping[str, str] | None = None) -> Build:
+    def build(
+        self, context: Path | str, *flags: object, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Build:
         """Build a context and read the events from `--progress=rawjson`."""
         done = self.run("build", "--progress=rawjson", *self.build_flags, *flags, context, check=check, env=env)
         return Build(done.returncode, done.stdout, done.stderr, read_events(done.stderr))
