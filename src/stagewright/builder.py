@@ -94,7 +94,8 @@ class Builder:
             pull=options.pull,
         )
         self.remotes = RemoteSources(self._http_source, self._git_source)
-        self._definition = DefinitionReader(options, self._vertex, self._solve, self.state.snapshots, cancel)
+        snapshots = self.state.snapshots
+        self._definition = DefinitionReader(options, self._vertex, self._solve, snapshots, self.remotes, cancel)
         self.platform = _platform(options.platform)
 
     def prepare(self) -> Definition:

@@ -23,13 +23,15 @@ from stagewright.errors import CanceledError, NotFoundError, UsageError
 from stagewright.frontend.contexts import MAIN_CONTEXT
 from stagewright.frontend.options import local_context
 from stagewright.frontend.remote import CONTEXT_FILE, context_source, is_archive_context, unpacked
-from stagewright.graph.vertex import Vertex
+from stagewright.graph.ops import FileOp
+from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.result import Result
 from stagewright.options import BuildOptions
 from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
 from stagewright.redaction import redact_url
 from stagewright.snapshots.store import SnapshotStore
+from stagewright.sources.remote import RemoteSources
 from stagewright.sources.tree import Tree
 
 IGNORE_FILE = ".dockerignore"
@@ -66,12 +68,14 @@ class DefinitionReader:
         vertex: Callable[[str], AbstractContextManager[Reporter]],
         solve: Callable[[Vertex], Result],
         snapshots: SnapshotStore,
+        remotes: RemoteSources,
         cancel: threading.Event,
     ) -> None:
         self._options = options
         self._vertex = vertex
         self._solve = solve
         self._snapshots = snapshots
+        self._remotes = remotes
         self._cancel = cancel
 
     @property
@@ -82,6 +86,8 @@ class DefinitionReader:
     def read(self) -> Definition:
         """The definition. Raises StagewrightError."""
         options = self._options
+        if options.context == "-":
+            return self._read_stdin()
         # A folder of that name wins: BuildKit's short form of GitHub's repositories looks like one.
         if os.path.isdir(options.context):
             return self._read_local()
@@ -103,13 +109,13 @@ class DefinitionReader:
 
     def _read_local(self) -> Definition:
         options = self._options
-        path = options.file or os.path.join(options.context, _DOCKERFILE)
+        path = _in_any_case(options.file or os.path.join(options.context, _DOCKERFILE))
         with self._vertex(self.name) as reporter:
             data = self._given(reporter)
             if data is None:
                 data = read_file(path, "Dockerfile", self._cancel)
                 _report(reporter, data)
-        shown = path if options.file is not None else _DOCKERFILE
+        shown = path if options.file is not None else os.path.basename(path)
         return Definition(data, shown, local_context(MAIN_CONTEXT), self._read_ignore_file(path))
 
     def _read_ignore_file(self, dockerfile: str) -> Sequence[Pattern]:
@@ -119,6 +125,32 @@ class DefinitionReader:
                 with self._vertex(f"[internal] load {IGNORE_FILE}"):
                     return read_patterns(read_file(path, "ignore file", self._cancel), path)
         return ()
+
+    # --- standard input -------------------------------------------------------------------------------------------
+
+    def _read_stdin(self) -> Definition:
+        """An archive, or a Dockerfile alone."""
+        from stagewright.snapshots.streams import is_archive_head
+        from stagewright.sources.archive import ARCHIVE, ArchiveSource, StandardInput
+
+        stream = StandardInput(self._cancel)
+        head = stream.head()
+        if not head:
+            raise UsageError("the build context on standard input is empty", hint="pipe an archive or a Dockerfile in")
+        if is_archive_head(head):
+            archive = ArchiveSource(self._snapshots)
+            self._remotes.add(ARCHIVE, archive)
+            with self._vertex("[internal] load remote build context") as reporter:
+                op = archive.take(stream, reporter)
+            context = Vertex(op, meta=Metadata("[internal] unpack build context"))
+            filename = self._options.file or _DOCKERFILE
+            return self.read_from(context, self._solve(context), filename, filename)
+        if self._options.file is not None or self._options.dockerfile is not None:
+            raise UsageError("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+        with self._vertex(self.name) as reporter:
+            data = _limited(stream.read_all(_MAX_DOCKERFILE), "Dockerfile", "on standard input")
+            _report(reporter, data)
+        return Definition(data, _DOCKERFILE, Vertex(FileOp((), base=None), meta=Metadata("scratch")))
 
     # --- what is elsewhere ----------------------------------------------------------------------------------------
 
@@ -173,6 +205,13 @@ class DefinitionReader:
         if self._options.dockerfile is not None:
             _report(reporter, self._options.dockerfile)
         return self._options.dockerfile
+
+
+def _in_any_case(path: str) -> str:
+    """The path itself, or that of `dockerfile` where there is no `Dockerfile`."""
+    folder, name = os.path.split(path)
+    lower = os.path.join(folder, name.lower())
+    return lower if name == _DOCKERFILE and not os.path.lexists(path) and os.path.lexists(lower) else path
 
 
 def read_file(path: str, what: str, cancel: threading.Event) -> bytes:

@@ -71,7 +71,7 @@ _ASKED_OF_A_DOCKERFILE = (
 def make_parser() -> CommandParser:
     """The flags of the command."""
     parser = CommandParser(
-        "build", "Build an image from a Dockerfile.", arguments="PATH", least=1, most=1, refused=REFUSED
+        "build", "Build an image from a Dockerfile.", arguments="PATH | URL | -", least=1, most=1, refused=REFUSED
     )
     _add_inputs(parser)
     _add_steps(parser)
@@ -218,7 +218,8 @@ def _dockerfile_shown(request: Mapping[str, Any]) -> str:
     """What messages call the Dockerfile."""
     if request["dockerfile"] is not None:
         return "stdin"
-    return request["file"] or os.path.normpath(os.path.join(request["context"], "Dockerfile"))
+    folder = "" if request["context"] == "-" else request["context"]
+    return request["file"] or os.path.normpath(os.path.join(folder, "Dockerfile"))
 
 
 def _run(name: str, request: dict[str, Any], display: Display) -> Any:
@@ -253,8 +254,8 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
     if options.no_cache and options.no_cache_filter:
         raise UsageError("--no-cache and --no-cache-filter exclude each other")
     context = options.arguments[0]
-    if context == "-":
-        raise UsageError("a context from standard input is not supported yet")
+    if context == "-" and options.file == "-":
+        raise UsageError("standard input cannot be both the build context and the Dockerfile")
     return {
         "context": context,
         "file": None if options.file == "-" else options.file,

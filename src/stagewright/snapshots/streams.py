@@ -34,18 +34,37 @@ def decompressed(stream: Readable) -> Readable:
     """
     first = _at_least(stream, BLOCK)
     source = _Prefixed(first, stream)
+    match _form(first):
+        case "gzip":
+            return _Inflated(source, _gzip, "gzip")
+        case "bzip2":
+            return _Inflated(source, _bzip2, "bzip2")
+        case "xz":
+            return _Inflated(source, _xz, "xz")
+        case "zstd":
+            return _Unzstd(source)
+    return source
+
+
+def is_archive_head(first: bytes) -> bool:
+    """Whether what begins with these bytes is a tar archive, or compressed and so perhaps one."""
+    return _form(first) != ""
+
+
+def _form(first: bytes) -> str:
+    """What begins so: "tar", the name of a compression, or "" for anything else."""
     # A tar begins with a file's name, which may look like anything.
     if is_header(first):
-        return source
+        return "tar"
     if first.startswith(b"\x1f\x8b"):
-        return _Inflated(source, _gzip, "gzip")
+        return "gzip"
     if first.startswith(b"BZh"):
-        return _Inflated(source, _bzip2, "bzip2")
+        return "bzip2"
     if first.startswith(b"\xfd7zXZ\0"):
-        return _Inflated(source, _xz, "xz")
+        return "xz"
     if first.startswith(b"\x28\xb5\x2f\xfd") or (first[1:4] == b"\x2a\x4d\x18" and first[0] >> 4 == 5):
-        return _Unzstd(source)
-    return source
+        return "zstd"
+    return ""
 
 
 class Counted:

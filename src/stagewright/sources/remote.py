@@ -1,4 +1,4 @@
-"""Sources that only the network can give, behind one door: what they mean now, and their files as snapshots."""
+"""Sources that are not of this machine, behind one door: what they mean now, and their files as snapshots."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ class RemoteSources:
         self._meanings: dict[SourceOp, object] = {}
         self._lock = threading.Lock()
 
+    def add(self, scheme: str, source: RemoteSource) -> None:
+        """Let a source answer for the ops of a scheme of its own."""
+        self._kinds[scheme] = source
+
     def resolve(self, vertex: Vertex, reporter: Reporter) -> object:
         """What the source means in this build, as JSON-able data. Raises StagewrightError."""
         op = _op(vertex)
@@ -62,7 +66,8 @@ class RemoteSources:
             kind.close()
 
     def _kind(self, op: SourceOp) -> RemoteSource:
-        name = "git" if op.identifier.startswith(GIT) else "http"
+        scheme = op.identifier.partition("://")[0]
+        name = "http" if scheme == "https" else scheme
         with self._lock:
             if name not in self._kinds:
                 self._kinds[name] = self._makers[name]()
