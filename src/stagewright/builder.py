@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
     from stagewright.registry.http import HttpClient
     from stagewright.sandbox.spec import Runtime
+    from stagewright.snapshots.selection import Choice
     from stagewright.sources.git import GitSource
     from stagewright.sources.http import HttpSource
 
@@ -131,6 +132,7 @@ class Builder:
         return self._solver().solve([vertex])[0]
 
     def _solver(self) -> Solver:
+        self.state.snapshots.on_worse = self._warn_of_snapshotter
         worker = Worker(
             snapshots=self.state.snapshots,
             keys=self.state.keys,
@@ -256,7 +258,9 @@ class Builder:
         with self._lock:
             if self._runtime is None:
                 path = self._options.oci_runtime or self.config.oci_runtime
-                if path:
+                if self.config.chroot or privilege.forgone() is not None:
+                    self._runtime = self._chroot_runtime(path)
+                elif path:
                     from stagewright.sandbox.oci import OciRuntime
 
                     self._runtime = OciRuntime(path, self._notify)
@@ -265,6 +269,14 @@ class Builder:
 
                     self._runtime = NativeRuntime(self._notify)
             return self._runtime
+
+    def _chroot_runtime(self, oci_runtime: str | None) -> Runtime:
+        from stagewright.sandbox.chroot import ChrootRuntime
+
+        if oci_runtime:
+            raise UsageError(f"steps cannot run by {oci_runtime} and in a chroot", hint=privilege.forgone())
+        mounts = self.state.cache_mounts
+        return ChrootRuntime(self._notify, mounts.lent, mounts.returned)
 
     def _host_ca(self) -> str | None:
         wanted = self._options.host_ca if self._options.host_ca is not None else self.config.host_ca
@@ -279,6 +291,11 @@ class Builder:
         return find_host_bundle(self._env)
 
     # --- the Dockerfile and its images ------------------------------------------------------------------------------
+
+    def _warn_of_snapshotter(self, choice: Choice) -> None:
+        if privilege.forgone() is None:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.refusals)
+            self._notify(f"layers are merged by {choice.snapshotter.name}, which is slower: {reasons}")
 
     def _warn_of_one_id(self) -> None:
         self._notify("this user has no subordinate ids: steps cannot change owners, nor run as other users than root")

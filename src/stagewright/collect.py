@@ -49,6 +49,7 @@ class Collector:
         try:
             with collecting(self._state.locks) as alone:
                 # These are safe at any time.
+                self._state.cache_mounts.bring_back()
                 self._state.snapshots.clean()
                 removed.reclaimed += self._state.blobs.clean()
                 if alone:

@@ -13,10 +13,41 @@ from stagewright.errors import PrivilegeNeededError
 _CAP_SYS_ADMIN = 1 << 21
 
 
+# What a build takes that makes no namespace and no mount, by capability number.
+_FOR_CHROOT = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "SETGID": 6, "SETUID": 7, "SYS_CHROOT": 18}
+_forgone: list[str] = []
+
+
 def require() -> None:
-    """Raise PrivilegeNeededError where this process is neither root nor root of a user namespace."""
-    if not is_privileged():
+    """Raise PrivilegeNeededError where this process is neither root nor root of a user namespace.
+
+    After `forgo`, nothing is raised: the build does without.
+    """
+    if not is_privileged() and not _forgone:
         raise PrivilegeNeededError
+
+
+def forgo(refused: PrivilegeNeededError) -> None:
+    """Do without mounts and namespaces from now on, since they are `refused`.
+
+    Raises PrivilegeNeededError where a process that has not even what a chroot takes cannot do without them.
+    """
+    held = capabilities()
+    lacking = [f"CAP_{name}" for name, number in _FOR_CHROOT.items() if not held >> number & 1]
+    if os.geteuid() != 0:
+        lacking.insert(0, "user ID 0")
+    if lacking:
+        hint = (
+            "allow user namespaces, or run it as root with a container's default capabilities;"
+            f" lacking: {', '.join(lacking)}"
+        )
+        raise PrivilegeNeededError(refused.message, hint=refused.hint if os.geteuid() else hint)
+    _forgone.append(refused.message)
+
+
+def forgone() -> str | None:
+    """Why this process does without mounts and namespaces; None where it does not."""
+    return _forgone[0] if _forgone else None
 
 
 @cache

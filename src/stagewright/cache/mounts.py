@@ -17,6 +17,9 @@ from stagewright.cache.locks import LockFile
 from stagewright.content.db import Database
 from stagewright.graph.ops import Sharing
 
+# What a folder's name and this make is the name of a note of where it has been moved to.
+_LENT = ".lent"
+
 
 class CacheMounts:
     """Folders below `root`, one or more an identity. Safe between threads and processes."""
@@ -40,13 +43,46 @@ class CacheMounts:
         if sharing == "private":
             handle, folder = self._free_folder(identity, create, cancel)
             try:
+                self._bring_back(folder)
                 yield folder
             finally:
                 os.close(handle)
             return
         folder = self._first_folder(identity, create, cancel)
         with self._locks.hold(f"mount/{folder}", shared=sharing == "shared", cancel=cancel):
+            self._bring_back(folder)
             yield folder
+
+    def lent(self, folder: str, path: str) -> None:
+        """Note that a folder, which the caller holds, is moved to an absolute path for a while."""
+        with open(folder + _LENT, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(path)
+
+    def returned(self, folder: str) -> None:
+        """Note that a folder is back."""
+        os.unlink(folder + _LENT)
+
+    def bring_back(self) -> None:
+        """Move folders back that processes had moved and died; the caller knows that no build runs."""
+        if self._root.is_dir():
+            for note in os.listdir(self._root):
+                if note.endswith(_LENT):
+                    self._bring_back(str(self._root / note.removesuffix(_LENT)))
+
+    def _bring_back(self, folder: str) -> None:
+        """Have a folder, which the caller holds, in its place, wherever a process that died has left it."""
+        try:
+            with open(folder + _LENT, encoding="utf-8", errors="surrogateescape") as file:
+                path = file.read()
+        except FileNotFoundError:
+            return
+        if not os.path.lexists(folder):
+            try:
+                os.rename(path, folder)
+            except (FileNotFoundError, NotADirectoryError):
+                # The step had removed it, or the tree that it was in is gone.
+                os.mkdir(folder)
+        self.returned(folder)
 
     def _folders(self, identity: str) -> list[str]:
         rows = self._db.query("SELECT dir FROM cache_mounts WHERE id = ? ORDER BY created, dir", (identity,))

@@ -33,5 +33,6 @@ def machine_facts() -> tuple[Fact, ...]:
 
 
 def _probe_inside(sink: Sink | None, cancel: threading.Event) -> tuple[Fact, ...]:
-    privilege.require()
+    if not privilege.is_privileged():
+        raise PrivilegeNeededError(privilege.forgone() or "this takes a user namespace")
     return probe()

@@ -17,7 +17,8 @@ def call(function: str, arguments: tuple[Any, ...], sink: Sink | None, cancel: t
 
     It is tried in this process. Where it raises PrivilegeNeededError it runs once more, in a child process that is
     root of a user namespace: arguments and results are pickled, events come back as they happen. It must be safe to
-    be broken off at the point where it asks for privilege. Raises what the function raises.
+    be broken off at the point where it asks for privilege. Where that is refused, it runs here without any, if this
+    process has what a chroot takes. Raises what the function raises.
     """
     module, _, name = function.partition(":")
     run = getattr(import_module(module), name)
@@ -33,7 +34,11 @@ def call(function: str, arguments: tuple[Any, ...], sink: Sink | None, cancel: t
         raise
     from stagewright.door.outer import Passage
 
-    return Passage(trial.once_more, cancel).run(function, arguments)
+    try:
+        return Passage(trial.once_more, cancel).run(function, arguments)
+    except PrivilegeNeededError as refused:
+        privilege.forgo(refused)
+    return run(*arguments, trial.once_more, cancel)
 
 
 class _Trial:

@@ -73,6 +73,7 @@ class ExecRunner:
         if self._worker.leaks is None:
             return Result(snapshots.commit(draft))
         try:
+            snapshots.settle(draft)
             searched = self._worker.leaks.search_step(vertex, draft.fs)
         except BaseException:
             snapshots.discard(draft)
@@ -97,9 +98,8 @@ class ExecRunner:
             elif mount.kind == "tmpfs":
                 mounts.append(spec.TmpfsMount(mount.target, size=mount.size))
             elif mount.kind == "cache":
-                mounts.append(
-                    spec.BindMount(mount.target, caches[_cache_identity(mount, inputs)], readonly=mount.readonly)
-                )
+                folder = caches[_cache_identity(mount, inputs)]
+                mounts.append(spec.BindMount(mount.target, folder, readonly=mount.readonly, is_kept=True))
             else:
                 mounts.append(self._bind_mount(mount, inputs, stack))
         step = spec.Step(
@@ -162,7 +162,10 @@ class ExecRunner:
         folders = {}
         for identity, mount in sorted(mounts.items(), key=itemgetter(0)):
             create = partial(self._fill_cache, mount=mount, snapshot=_snapshot(mount, inputs))
-            use = self._worker.cache_mounts.use(identity, mount.sharing, create, self._worker.cancel)
+            sharing = mount.sharing
+            if sharing == "shared" and not self._worker.runtime().shares_folders:
+                sharing = "locked"
+            use = self._worker.cache_mounts.use(identity, sharing, create, self._worker.cancel)
             folders[identity] = stack.enter_context(use)
         return folders
 

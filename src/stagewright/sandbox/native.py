@@ -17,6 +17,8 @@ class NativeRuntime:
     `notify` gets a line on what steps must do without on this machine.
     """
 
+    shares_folders = True
+
     def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
         self._launcher = LauncherSlot()
         self._network = BuildNetwork(notify)

@@ -30,6 +30,8 @@ class OciRuntime:
     `notify` gets a line on what steps must do without on this machine.
     """
 
+    shares_folders = True
+
     def __init__(self, path: str, notify: Callable[[str], None] = lambda text: None) -> None:
         found = shutil.which(path)
         if found is None:

@@ -63,7 +63,7 @@ def set_limits(limits: list[tuple[int, int, int]]) -> None:
 class Privileges:
     """What the launcher may do, as capability bits, and the filter that its children get."""
 
-    def __init__(self, program: kernel.SeccompProgram) -> None:
+    def __init__(self, program: kernel.SeccompProgram | None) -> None:
         self.program = program
         values = {}
         with open("/proc/self/status", encoding="ascii") as file:

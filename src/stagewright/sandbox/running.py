@@ -7,16 +7,23 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox import stubs, wire
-from stagewright.sandbox.launching import LauncherProcess
 from stagewright.sandbox.relay import Relay
 from stagewright.sandbox.spec import Cancellation, Outcome, OutputSink, Step
 
 _CHUNK = 1 << 16
 _CANCEL_CHECK_S = 0.05
+
+
+class Starter(Protocol):
+    """What starts the process of a step: the launcher, or a helper of its own."""
+
+    def start(self, status: int, stdout: int, stderr: int, network: int | None) -> None:
+        """See `LauncherProcess.start`."""
+        ...
 
 
 class StepRun:
@@ -37,7 +44,7 @@ class StepRun:
         self._stubs: tuple[tuple[str, ...], dict[str, stubs.DirectoryState]] = ((), {})
         self._relays: list[Relay] = []
 
-    def run(self, launcher: LauncherProcess, network: int | None = None) -> Outcome:
+    def run(self, launcher: Starter, network: int | None = None) -> Outcome:
         """Run the step to its end, in the network namespace `network`. Raises SandboxError where it could not start."""
         status, theirs = socket.socketpair()
         pipes = {1: os.pipe(), 2: os.pipe()}
@@ -66,6 +73,10 @@ class StepRun:
         finally:
             self._release(status, [end for end, _ in pipes.values()])
         return self._finish()
+
+    def relay(self, listener: socket.socket, host_socket: str) -> None:
+        """Relay the connections that a socket of the step takes to one of the host."""
+        self._relays.append(Relay(self._selector, listener, host_socket))
 
     def _kill(self) -> None:
         """Kill the step's first process, and with it all others, once it is known."""
@@ -115,8 +126,7 @@ class StepRun:
                 case (wire.STARTED,):
                     self._pidfd = descriptors.pop()
                 case (wire.LISTENING, host_socket):
-                    listener = socket.socket(fileno=descriptors.pop())
-                    self._relays.append(Relay(self._selector, listener, host_socket))
+                    self.relay(socket.socket(fileno=descriptors.pop()), host_socket)
                 case (wire.STUBS, created, directories):
                     self._stubs = created, directories
                 case (wire.FAILED, text):

@@ -31,13 +31,15 @@ class BindMount:
     """A directory or file that appears at `target`.
 
     `source` is an absolute path of the host or an overlay of its own. `subpath` is resolved inside the source as if
-    that were the root of the file system, its symbolic links too; it may name a file.
+    that were the root of the file system, its symbolic links too; it may name a file. `is_kept` says that what is
+    written to it outlives the step.
     """
 
     target: str
     source: str | Root
     subpath: str = ""
     readonly: bool = False
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,12 @@ OutputSink = Callable[[int, bytes], None]
 
 
 class Runtime(Protocol):
-    """Something that runs steps; any number of them at once, from any thread."""
+    """Something that runs steps; any number of them at once, from any thread.
+
+    `shares_folders` tells whether several steps can have one folder mounted at once.
+    """
+
+    shares_folders: bool
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """Run a step to its end, with everything that it has started.

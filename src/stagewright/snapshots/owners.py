@@ -20,6 +20,7 @@ _MAKERS = {
     "machine": "by root",
     "namespace": "in a user namespace",
     "one": "in a user namespace without subordinate ids",
+    "contained": "in a container without privileges",
 }
 
 
@@ -70,7 +71,10 @@ def check_store(root: str, is_empty: bool) -> None:
             made = file.read()
     except FileNotFoundError:
         made = ""
-    now = "machine" if not privilege.in_user_namespace() else "one" if privilege.has_one_id() else "namespace"
+    if privilege.in_user_namespace():
+        now = "one" if privilege.has_one_id() else "namespace"
+    else:
+        now = "machine" if privilege.may_administer() else "contained"
     if made == now:
         return
     if made in _MAKERS and not is_empty:

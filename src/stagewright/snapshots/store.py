@@ -74,6 +74,7 @@ class SnapshotStore:
         self._choice: Choice | None = None
         self._choosing = threading.Lock()
         self._mounted: set[str] = set()
+        self._settled: set[str] = set()
         self._owners_checked = False
         self.on_worse: Callable[[Choice], None] = lambda choice: None
         with self._disk():
@@ -137,7 +138,7 @@ class SnapshotStore:
         lowers = self.lowers(draft.parent)
         with self._disk():
             if draft.path in self._mounted:
-                self._snapshotter().settle(lowers, draft.fs)
+                self.settle(draft)
             else:
                 from stagewright.snapshots.changes import strip_needless_opaque
 
@@ -155,6 +156,13 @@ class SnapshotStore:
                 self._snapshotter().committed(self.lowers(snapshot), draft.fs)
         self._end(draft)
         return snapshot
+
+    def settle(self, draft: Draft) -> None:
+        """Have all changes of a draft in its folder `fs`; it may not be mounted or lent any more, nor again."""
+        if draft.path in self._mounted and draft.path not in self._settled:
+            with self._disk():
+                self._snapshotter().settle(self.lowers(draft.parent), draft.fs)
+            self._settled.add(draft.path)
 
     def discard(self, draft: Draft) -> None:
         """Throw the draft away. Does nothing where it was already committed or discarded."""
@@ -368,6 +376,7 @@ class SnapshotStore:
     def _end(self, draft: Draft) -> None:
         if draft.path in self._mounted:
             self._mounted.discard(draft.path)
+            self._settled.discard(draft.path)
             self._snapshotter().discarded(draft.fs)
         self._remove_folder(draft.path)
 
