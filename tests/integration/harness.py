@@ -235,7 +235,7 @@ class Image:
 
     def read(self, path: str) -> str:
         """A text file of the image."""
-        return self.tree.text(path)
+        return self.tree.text(os.path.normpath(path))
 
     def run(self, *arguments: str, entrypoint: str | None = None) -> str:
         """What the image's process prints, run by runc; the arguments replace its CMD."""

@@ -10,6 +10,7 @@ from stagewright import privilege
 from stagewright.cancellation import LinkedEvent
 from stagewright.errors import PrivilegeNeededError
 from stagewright.progress.events import Event, Sink, VertexEvent, WarningEvent
+from stagewright.records import replace
 
 
 def call(function: str, arguments: tuple[Any, ...], sink: Sink | None, cancel: threading.Event) -> Any:
@@ -47,6 +48,7 @@ class _Trial:
     def __init__(self, sink: Sink | None) -> None:
         self._sink = sink or (lambda event: None)
         self._held: list[Event] = []
+        self._started: dict[str, float] = {}
         self._ended: set[str] = set()
         self._warned: list[WarningEvent] = []
 
@@ -55,6 +57,8 @@ class _Trial:
             if event.error:
                 self._held.append(event)
                 return
+            if event.started is not None:
+                self._started[event.digest] = event.started
             if event.completed is not None:
                 self._ended.add(event.digest)
         elif isinstance(event, WarningEvent):
@@ -71,5 +75,14 @@ class _Trial:
         if isinstance(event, WarningEvent):
             if event not in self._warned:
                 self._sink(event)
-        elif (event.digest if isinstance(event, VertexEvent) else event.vertex) not in self._ended:
+        elif isinstance(event, VertexEvent):
+            self._vertex_once_more(event)
+        elif event.vertex not in self._ended:
             self._sink(event)
+
+    def _vertex_once_more(self, event: VertexEvent) -> None:
+        started = self._started.get(event.digest)
+        if started is None:
+            self._sink(event)
+        elif event.digest not in self._ended and event.completed is not None:
+            self._sink(replace(event, started=started))

@@ -48,9 +48,13 @@ def load(env: Mapping[str, str], write: Callable[[ChunkSink], None]) -> None:
             raise EngineError(f"the Docker engine refused the image: {_message(response.read(_MAX_LINE))}")
         _read_progress(response)
     except (OSError, http.client.HTTPException) as error:
+        refused = isinstance(error, PermissionError)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise EngineError(
-            f"cannot load the image into the Docker engine at {host}: {error}",
-            hint="is it running? DOCKER_HOST names another one",
+            f"cannot load the image into the Docker engine at {host}: {reason}",
+            hint="may this user use Docker? usermod --append --groups docker USER"
+            if refused
+            else "is it running? DOCKER_HOST names another one",
         ) from error
     finally:
         connection.close()

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 
 from stagewright.cache.keys import CachedResult, KeyStore
 from stagewright.cache.locks import LockFile
-from stagewright.errors import CanceledError, StagewrightError
+from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
 from stagewright.graph.ops import ExecOp, SourceOp
 from stagewright.graph.vertex import Vertex, walk
 from stagewright.ops.base import OpRunner
@@ -443,9 +443,11 @@ def _blamed(node: _Node) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        reason = str(_located(node, error)) or "canceled"
-        if isinstance(error, CanceledError) and node.reporter.event.started is None:
+        # For want of privilege a build is broken off, and runs once more where it has some.
+        broken_off = isinstance(error, CanceledError | PrivilegeNeededError)
+        if broken_off and node.reporter.event.started is None:
             raise
+        reason = "canceled" if isinstance(error, PrivilegeNeededError) else str(_located(node, error)) or "canceled"
         node.reporter.end(error=reason)
         raise
 

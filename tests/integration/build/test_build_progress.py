@@ -154,7 +154,7 @@ def test_a_terminal(bench: Workbench, columns: int, tmp_path: Path) -> None:
     )
     server = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
     done = tmp_path / "done"
-    script = f"{command} -t x {bench.context}; echo status=$?; touch {done}; sleep 1000"
+    script = f"{command} --network=host -t x {bench.context}; echo status=$?; touch {done}; sleep 1000"
     try:
         subprocess.run([*server, "new-session", "-d", "-x", str(columns), "-y", "50", script], check=True)
         while not done.exists():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness import as_root
 from workbench import Workbench
 
 # In a mount namespace of its own, so that nothing is left of it.
@@ -33,6 +34,6 @@ def test_steps_run_in_a_plain_chroot(bench: Workbench, tmp_path: Path) -> None:
     flags = ["--root", bench.stagewright.root, "--config", bench.stagewright.config, "-o", out, bench.context]
     command = [sys.executable, "-m", "stagewright", "build", *flags]
     enter = ["unshare", "--mount", "--propagation", "private", "sh", "-eu", "-c", _ENTER, "enter", root]
-    done = subprocess.run([*map(str, enter), *map(str, command)], capture_output=True, text=True, check=False)
+    done = subprocess.run(as_root(*enter, *command), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (out / "file").read_text() == "ran\n"

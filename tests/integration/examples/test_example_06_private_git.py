@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socketserver
 import subprocess
@@ -40,7 +41,8 @@ def git_server(tmp_path: Path) -> Iterator[GitServer]:
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\n"
         'ForceCommand git-shell -c "$SSH_ORIGINAL_COMMAND"\n'
     )
-    os.makedirs("/run/sshd", exist_ok=True)
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
 
     class Connection(socketserver.BaseRequestHandler):
         """Hands a connection to a sshd of its own, so that the listening port is ours from the start."""
@@ -55,7 +57,7 @@ def git_server(tmp_path: Path) -> Iterator[GitServer]:
         port = server.server_address[1]
         kind, public = Path(f"{host_key}.pub").read_text().split()[:2]
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {public}\n")
-        requirement = f"git+ssh://root@127.0.0.1:{port}{repository}@v1.0.0"
+        requirement = f"git+ssh://{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1:{port}{repository}@v1.0.0"
         yield GitServer(requirement, folder / "known_hosts", user_key, agent)
         server.shutdown()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
@@ -106,6 +109,16 @@ def test_an_engine_that_hangs_up_is_an_error(engine: Engine, env: dict[str, str]
 def test_an_engine_that_is_not_there(env: dict[str, str]) -> None:
     with pytest.raises(EngineError, match=r"cannot load the image into the Docker engine at unix://.*No such file"):
         load(env, writer(b"x"))
+
+
+def test_an_engine_that_is_for_others(engine: Engine, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(EngineError, match=r"Docker engine at unix://.*: Permission denied") as raised:
+        load(env, writer(b"x"))
+    assert raised.value.hint == "may this user use Docker? usermod --append --groups docker USER"
 
 
 @pytest.mark.parametrize("host", ["ssh://host", "nonsense", "tcp://"])
