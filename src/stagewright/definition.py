@@ -22,7 +22,14 @@ from stagewright.dockerfile.instructions import parse
 from stagewright.errors import CanceledError, NotFoundError, UsageError
 from stagewright.frontend.contexts import MAIN_CONTEXT
 from stagewright.frontend.options import local_context
-from stagewright.frontend.remote import CONTEXT_FILE, context_source, is_archive_context, unpacked
+from stagewright.frontend.remote import (
+    CONTEXT_FILE,
+    HTTP_SCHEMES,
+    context_source,
+    http_source,
+    is_archive_context,
+    unpacked,
+)
 from stagewright.graph.ops import FileOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.result import Result
@@ -38,6 +45,8 @@ IGNORE_FILE = ".dockerignore"
 _DOCKERFILE = "Dockerfile"
 _KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 _MAX_DOCKERFILE = 16 << 20
+# What buildx takes of a URL.
+_MAX_FETCHED = 512 << 10
 _LOOK_INTERVAL_MS = 100
 
 
@@ -115,7 +124,7 @@ class DefinitionReader:
             if data is None:
                 data = read_file(path, "Dockerfile", self._cancel)
                 _report(reporter, data)
-        shown = path if options.file is not None else os.path.basename(path)
+        shown = redact_url(path) if options.file is not None else os.path.basename(path)
         return Definition(data, shown, local_context(MAIN_CONTEXT), self._read_ignore_file(path))
 
     def _read_ignore_file(self, dockerfile: str) -> Sequence[Pattern]:
@@ -144,7 +153,7 @@ class DefinitionReader:
                 op = archive.take(stream, reporter)
             context = Vertex(op, meta=Metadata("[internal] unpack build context"))
             filename = self._options.file or _DOCKERFILE
-            return self.read_from(context, self._solve(context), filename, filename)
+            return self.read_from(context, self._solve(context), filename, redact_url(filename))
         if self._options.file is not None or self._options.dockerfile is not None:
             raise UsageError("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
         with self._vertex(self.name) as reporter:
@@ -158,10 +167,10 @@ class DefinitionReader:
         filename = self._options.file or _DOCKERFILE
         result = self._solve(source)
         if not is_archive_context(source):
-            return self.read_from(source, result, filename, filename)
+            return self.read_from(source, result, filename, redact_url(filename))
         if self._holds_archive(result):
             source = unpacked(source)
-            return self.read_from(source, self._solve(source), filename, filename)
+            return self.read_from(source, self._solve(source), filename, redact_url(filename))
         # A text is the Dockerfile itself, whatever name was asked for, as in BuildKit.
         return self.read_from(source, result, CONTEXT_FILE, redact_url(self._options.context))
 
@@ -201,10 +210,22 @@ class DefinitionReader:
             return False
 
     def _given(self, reporter: Reporter) -> bytes | None:
-        """The text of the Dockerfile where the caller gave it."""
-        if self._options.dockerfile is not None:
-            _report(reporter, self._options.dockerfile)
-        return self._options.dockerfile
+        """The text of the Dockerfile where it is in no folder and no context: the caller gave it, or its URL."""
+        data, file = self._options.dockerfile, self._options.file
+        if data is None and file is not None and file.startswith(HTTP_SCHEMES):
+            data = self._fetch(file)
+        if data is not None:
+            _report(reporter, data)
+        return data
+
+    def _fetch(self, url: str) -> bytes:
+        source = http_source(url, Metadata(f"[internal] load {redact_url(url)}"), filename=_DOCKERFILE)
+        with self._snapshots.view(self._solve(source).snapshot) as root:
+            with open(Tree(root).open(_DOCKERFILE), "rb") as file:
+                data = file.read(_MAX_FETCHED + 1)
+        if len(data) > _MAX_FETCHED:
+            raise UsageError(f"Dockerfile {redact_url(url)} is larger than {_MAX_FETCHED >> 10} KiB")
+        return data
 
 
 def _in_any_case(path: str) -> str:

@@ -37,7 +37,6 @@ REFUSED = frozenset(
         "cache-from",
         "cache-to",
         "cgroup-parent",
-        "compress",
         "cpu-period",
         "cpu-quota",
         "cpu-shares",
@@ -46,16 +45,13 @@ REFUSED = frozenset(
         "cpuset-mems",
         "debug-json",
         "detach",
-        "force-rm",
         "invoke",
-        "isolation",
         "memory",
         "m",
         "memory-swap",
         "on",
         "policy",
         "print",
-        "rm",
         "security-opt",
         "server-config",
         "squash",
@@ -76,6 +72,7 @@ def make_parser() -> CommandParser:
     _add_inputs(parser)
     _add_steps(parser)
     _add_results(parser)
+    _add_leftovers(parser)
     parser.single(
         "--call",
         metavar="METHOD",
@@ -99,7 +96,7 @@ def make_parser() -> CommandParser:
 
 
 def _add_inputs(parser: CommandParser) -> None:
-    parser.single("-f", "--file", metavar="FILE", help="the Dockerfile (default PATH/Dockerfile; - is stdin)")
+    parser.single("-f", "--file", metavar="FILE", help="the Dockerfile, a path or URL (default PATH/Dockerfile; - is stdin)")
     parser.single("--target", metavar="STAGE", help="the stage to build (default the last)")
     parser.repeatable("--build-arg", metavar="NAME[=VALUE]", help="set a build argument")
     parser.repeatable(
@@ -120,6 +117,13 @@ def _add_inputs(parser: CommandParser) -> None:
     parser.switch("--pull", help="ask the registry for every image anew")
     parser.switch("--no-cache", help="run every step")
     parser.repeatable("--no-cache-filter", metavar="STAGE[,STAGE]", help="run every step of these stages")
+
+
+def _add_leftovers(parser: CommandParser) -> None:
+    """What Docker's first builder had to be told: here no container is left and no context sent, whatever they say."""
+    for name in ("--rm", "--force-rm", "--compress"):
+        parser.switch(name, help=argparse.SUPPRESS)
+    parser.single("--isolation", metavar="default", type=one_of("default"), help=argparse.SUPPRESS)
 
 
 def _add_steps(parser: CommandParser) -> None:

@@ -306,6 +306,27 @@ def test_a_text_is_the_dockerfile(bench: Workbench, server: ScriptedServer) -> N
     assert f"{url}:2" in failure_of(bench, url)
 
 
+def test_a_dockerfile_from_a_url(bench: Workbench, server: ScriptedServer) -> None:
+    bench.write("file", "content")
+    url = serve(server, "anything", b"FROM scratch\nCOPY file /f\n", etag='"1"')
+    assert bench.files("-f", url).text("/f") == "content"
+    repeated = bench.build("-f", url)
+    assert repeated.ran == []
+    hidden = url.replace("://", "://user:password@")
+    serve(server, "anything", b"FROM scratch\nNOPE\n")
+    failure = bench.fail("-f", hidden)
+    assert "/anything:2" in failure
+    assert "password" not in failure
+
+
+@pytest.mark.parametrize(("size", "message"), [(600 << 10, " is larger than 512 KiB"), (None, "not found")])
+def test_a_dockerfile_from_a_url_that_is_none(
+    bench: Workbench, server: ScriptedServer, size: int | None, message: str
+) -> None:
+    url = f"{server.url}/missing" if size is None else serve(server, "large", b"#" * size)
+    assert message in bench.fail("-f", url)
+
+
 def test_a_hostile_archive_as_the_context(bench: Workbench, server: ScriptedServer) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:

@@ -65,6 +65,16 @@ def test_plain_values_are_handed_on(library: FakeLibrary) -> None:
     assert (request["root"], request["config"], request["platform"]) == ("/r", "/c", "linux/amd64")
 
 
+def test_what_other_builders_had_to_be_told_changes_nothing(
+    library: FakeLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--rm", "--rm=false", "--force-rm", "--compress=true", "--isolation=default")
+    assert {name: value for name, value in asked(library, *flags).items() if name not in ("on_event", "cancel")} == {
+        name: value for name, value in asked(library).items() if name not in ("on_event", "cancel")
+    }
+    assert "--isolation: 'hyperv' is unknown" in refused(capsys, "--isolation=hyperv", ".")
+
+
 def test_lists_in_one_value(library: FakeLibrary) -> None:
     request = asked(library, "--no-cache-filter", "a,b", "--no-cache-filter=c", "--add-host", "x:1.2.3.4,y=::1")
     assert request["no_cache_filter"] == ["a", "b", "c"]
