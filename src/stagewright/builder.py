@@ -32,6 +32,7 @@ from stagewright.ops.worker import Worker
 from stagewright.options import SECRET_LEAK_MODES, BuildOptions, BuildResult
 from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.registry.dockerconfig import proxy_arguments
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource, ResolvedImage
@@ -336,7 +337,7 @@ class Builder:
     def frontend_options(self, definition: Definition) -> Options:
         """What the frontend has to know."""
         options = self._options
-        build_args = dict(options.build_args)
+        build_args = {**proxy_arguments(self._env), **options.build_args}
         if "SOURCE_DATE_EPOCH" in self._env:
             build_args.setdefault("SOURCE_DATE_EPOCH", self._env["SOURCE_DATE_EPOCH"])
         if options.network not in ("default", "host", "none"):

@@ -96,7 +96,7 @@ def make_parser() -> CommandParser:
 
 
 def _add_inputs(parser: CommandParser) -> None:
-    parser.single("-f", "--file", metavar="FILE", help="the Dockerfile, a path or URL (default PATH/Dockerfile; - is stdin)")
+    parser.single("-f", "--file", metavar="FILE", help="the Dockerfile (default PATH/Dockerfile), a URL, or - (stdin)")
     parser.single("--target", metavar="STAGE", help="the stage to build (default the last)")
     parser.repeatable("--build-arg", metavar="NAME[=VALUE]", help="set a build argument")
     parser.repeatable(

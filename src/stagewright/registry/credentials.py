@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from stagewright.errors import RegistryError, UsageError
 from stagewright.records import dataclass, field
+from stagewright.registry.dockerconfig import docker_config_path, read_docker_config
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -45,33 +45,9 @@ class CredentialStore:
         with self._lock:
             if host not in self._found:
                 if self._document is None:
-                    self._document = self._read()
+                    self._document = read_docker_config(self._env)
                 self._found[host] = self._look_up(host, self._document)
             return self._found[host]
-
-    def _path(self) -> str | None:
-        directory = self._env.get("DOCKER_CONFIG")
-        if not directory and self._env.get("HOME"):
-            directory = os.path.join(self._env["HOME"], ".docker")
-        return os.path.join(directory, "config.json") if directory else None
-
-    def _read(self) -> dict[str, Any]:
-        path = self._path()
-        if path is None:
-            return {}
-        try:
-            with open(path, "rb") as file:
-                document = json.load(file)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, RecursionError):
-            # The decoder's own message could quote a secret.
-            raise UsageError(f"{path} is not valid JSON") from None
-        if not isinstance(document, dict):
-            raise UsageError(f"{path} is not a JSON object")
-        return document
 
     def _look_up(self, host: str, document: dict[str, Any]) -> Credential | None:
         key = _HUB_KEY if host in _HUB_HOSTS else host
@@ -96,7 +72,7 @@ class CredentialStore:
             try:
                 decoded = base64.b64decode(_text(entry, "auth"), validate=True).decode()
             except ValueError:
-                raise UsageError(f"{self._path()}: auth of {host} is not valid base64") from None
+                raise UsageError(f"{docker_config_path(self._env)}: auth of {host} is not valid base64") from None
             username, _, password = decoded.partition(":")
             password = password.rstrip("\0")
         token = _text(entry, "identitytoken")
@@ -107,14 +83,15 @@ class CredentialStore:
 
         program = f"docker-credential-{helper}"
         if "/" in helper:
-            raise UsageError(f'{self._path()}: "{helper}" is not the name of a credential helper')
+            raise UsageError(f'{docker_config_path(self._env)}: "{helper}" is not the name of a credential helper')
         try:
             done = subprocess.run(
                 [program, "get"], input=server.encode(), capture_output=True, timeout=_HELPER_TIMEOUT_S, env=self._env
             )
         except FileNotFoundError:
             raise RegistryError(
-                f"credential helper {program} is not installed", hint=f"install it, or take it out of {self._path()}"
+                f"credential helper {program} is not installed",
+                hint=f"install it, or take it out of {docker_config_path(self._env)}",
             ) from None
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RegistryError(f"credential helper {program} failed: {type(error).__name__}") from None

@@ -20,6 +20,17 @@ def runtime(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return RUNTIMES[request.param]
 
 
+def test_steps_get_the_proxies_of_docker_s_settings(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nRUN echo $http_proxy $HTTP_PROXY $no_proxy > /proxies\n")
+    config = bench.scratch / "docker"
+    config.mkdir()
+    (config / "config.json").write_text('{"proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "here"}}}')
+    env = {"DOCKER_CONFIG": str(config)}
+    assert bench.files(env=env).text("/proxies") == "http://p:1 http://p:1 here\n"
+    assert bench.files("--no-cache", "--build-arg=http_proxy=own", env=env).text("/proxies") == "own own here\n"
+    assert bench.build("--no-cache-filter=none").ran == []
+
+
 def test_users(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
     shared_bench.dockerfile("""
         FROM busybox
