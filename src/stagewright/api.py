@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -88,12 +89,13 @@ def build(
     """Build an image.
 
     Each argument means what the flag of that name means to `docker buildx build`: `context` is the folder of the build
-    context, `file` the Dockerfile's path (default `Dockerfile` in the context), `dockerfile` its text instead,
-    `build_args` name to value, `build_contexts` the name of a stage or image to what stands for it, `outputs` what to
-    make (default: an image in the store, under `tags`), `shm_size` in bytes, `ulimits` (name, soft, hard). `jobs`
-    bounds the steps that run at once, `offline` forbids to ask registries, `oci_runtime` is the path of an OCI runtime
-    to run steps with, `host_ca` lets steps trust the host's CA bundle (True) or that of a path. `root` is the state
-    directory and `config` the configuration file.
+    context, a git repository, or the URL of an archive or of a Dockerfile alone; `file` is the Dockerfile's path
+    (default `Dockerfile` in the context), `dockerfile` its text instead, `build_args` name to value, `build_contexts`
+    the name of a stage or image to what stands for it, `outputs` what to make (default: an image in the store, under
+    `tags`), `shm_size` in bytes, `ulimits` (name, soft, hard). `jobs` bounds the steps that run at once, `offline`
+    forbids to ask registries and other servers, `oci_runtime` is the path of an OCI runtime to run steps with,
+    `host_ca` lets steps trust the host's CA bundle (True) or that of a path. `root` is the state directory and `config`
+    the configuration file.
 
     The files that the build leaves and the image's config are searched for the values of `secrets`. `secret_leak` says
     what comes of a find: "fail" raises SecretLeakError, "warn" reports a warning, "off" searches nothing.
@@ -104,10 +106,11 @@ def build(
     from stagewright.door import passage
     from stagewright.state import default_root
 
+    cancel = cancel or threading.Event()
     options = BuildOptions(
         context=os.fspath(context),
         file=None if file is None else os.fspath(file),
-        dockerfile=dockerfile,
+        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
         tags=tuple(tags),
         target=target,
         build_args=dict(build_args or {}),
@@ -135,7 +138,7 @@ def build(
         config=None if config is None else os.fspath(config),
     )
     result: BuildResult = passage.call(
-        "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel or threading.Event()
+        "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel
     )
     return result
 
@@ -166,10 +169,11 @@ def call(
     from stagewright.door import passage
     from stagewright.state import default_root
 
+    cancel = cancel or threading.Event()
     options = BuildOptions(
         context=os.fspath(context),
         file=None if file is None else os.fspath(file),
-        dockerfile=dockerfile,
+        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
         target=target,
         build_args=dict(build_args or {}),
         build_contexts=dict(build_contexts or {}),
@@ -183,9 +187,25 @@ def call(
         "stagewright.evaluation:run_call",
         (options, method, dict(os.environ)),
         on_event,
-        cancel or threading.Event(),
+        cancel,
     )
     return report
+
+
+def _piped(file: str | os.PathLike[str] | None, cancel: threading.Event) -> bytes | None:
+    """The Dockerfile where it comes through a pipe, which can be read only once, and not from behind the door."""
+    if file is None or not _is_pipe(file):
+        return None
+    from stagewright.definition import read_file
+
+    return read_file(os.fspath(file), "Dockerfile", cancel)
+
+
+def _is_pipe(file: str | os.PathLike[str]) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(file).st_mode)
+    except OSError:  # Whoever reads it says so.
+        return False
 
 
 def lint(

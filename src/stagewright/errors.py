@@ -68,6 +68,11 @@ class StagewrightError(Exception):
         # Errors travel between processes; the inherited way calls the class with the message alone.
         return _restore, (type(self), self.args, self.__dict__)
 
+    def put_before(self, what: str) -> None:
+        """Let the message begin with what it is about."""
+        self.message = f"{_encodable(what)}: {self.message}"
+        self.args = (self.message,)
+
     def render(self) -> str:
         """The whole text for a terminal: place, message, hint and the lines of the source, without escape sequences."""
         message = clean_block(self.message)

@@ -14,7 +14,7 @@ from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
-from stagewright.errors import CanceledError, NotFoundError
+from stagewright.errors import CanceledError, NotFoundError, RegistryError
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Manifest
@@ -97,8 +97,14 @@ class ImageSource:
             except NotFoundError:
                 # It may hold an index of which only one platform was pulled.
                 pass
-        target = self._resolve_remote(reference, reporter, cancel)
-        return self._load(reference, target, platform, cancel, self._online, self._online)
+        try:
+            target = self._resolve_remote(reference, reporter, cancel)
+            return self._load(reference, target, platform, cancel, self._online, self._online)
+        except RegistryError as error:
+            # A connection knows nothing of images.
+            if reference.path not in error.message:
+                error.put_before(reference.familiar())
+            raise
 
     def resolve_layout(self, name: str, layout: str, platform: Platform, cancel: threading.Event) -> ResolvedImage:
         """The image of an OCI image layout, `path[:tag][@digest]`, for the platform; `name` is what to call it.
