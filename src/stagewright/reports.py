@@ -119,3 +119,15 @@ class TargetList:
 
     source: SourceText
     targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a machine gives for building: the way that layers are merged, and the better ones, each with why not.
+
+    `forgone` is why there are no namespaces and no mounts; None where there are.
+    """
+
+    snapshotter: str
+    refusals: tuple[tuple[str, str], ...]
+    forgone: str | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from stagewright import config as settings
 from stagewright.cache.leases import BuildLease
 from stagewright.content.images import StoredImage
-from stagewright.errors import IntegrityError, NotFoundError, UsageError
+from stagewright.errors import IntegrityError, NotFoundError, PrivilegeNeededError, UsageError
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import is_digest, sha256_digest
@@ -25,7 +25,7 @@ from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
 from stagewright.records import dataclass
 from stagewright.registry.reference import Reference
-from stagewright.reports import ImageInfo, PruneReport, UsageRow
+from stagewright.reports import ImageInfo, Means, PruneReport, UsageRow
 from stagewright.state import State
 
 if TYPE_CHECKING:
@@ -329,14 +329,20 @@ class Store:
         from stagewright.door.facts import machine_facts
         from stagewright.version import VERSION
 
+        means = self._means()
+        chroot = self._config.chroot or means.forgone is not None
         return {
             "version": VERSION,
             "root": str(self._state.root),
             "config": settings.path_in_force(self._config_path, self._env),
             "platform": str(host_platform()),
             "cpus": os.cpu_count(),
-            "snapshotter": "overlay",
-            "runtime": self._config.oci_runtime or "native",
+            "snapshotter": means.snapshotter,
+            "runtime": "chroot" if chroot else self._config.oci_runtime or "native",
+            "missing": {
+                **{f"snapshotter {name}": reason for name, reason in means.refusals},
+                **({"isolation of steps": means.forgone} if means.forgone is not None else {}),
+            },
             "machine": {
                 fact.name: f"{fact.value} ({fact.missing})" if fact.missing else fact.value for fact in machine_facts()
             },
@@ -347,6 +353,16 @@ class Store:
                 "cache_mounts": self._state.db.query("SELECT count(*) FROM cache_mounts")[0][0],
             },
         }
+
+
+    def _means(self) -> Means:
+        """How this process builds; where it cannot at all, nothing but why."""
+        snapshotter = "copies" if self._config.chroot else self._config.snapshotter
+        try:
+            found: Means = self._through_the_door("means", snapshotter)
+        except PrivilegeNeededError as error:
+            return Means("none", tuple((name, error.message) for name in ("overlay", "fuse-overlayfs", "copies")))
+        return found
 
 
 def _familiar(name: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from stagewright import privilege
 from stagewright.progress.events import Sink
-from stagewright.reports import PruneReport, UsageRow
+from stagewright.reports import Means, PruneReport, UsageRow
 from stagewright.state import State
 
 
@@ -27,3 +27,11 @@ def disk_usage(root: str, sink: Sink | None, cancel: threading.Event) -> list[Us
     privilege.require()
     with closing(State(root, {})) as state:
         return measure(state)
+
+
+def means(root: str, snapshotter: str, sink: Sink | None, cancel: threading.Event) -> Means:
+    """How builds in the state directory `root` merge layers, and what they do without; see `Config.snapshotter`."""
+    privilege.require()
+    with closing(State(root, {}, snapshotter)) as state:
+        choice = state.snapshots.choice()
+        return Means(choice.snapshotter.name, choice.refusals, privilege.forgone())

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, value in facts.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield f"{indent}{clean_name(key)}:"
             yield from _lines(value, indent + "  ")
         else:
@@ -47,4 +47,4 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_word, value)) or "none"
-    return "none" if value is None else clean_name(str(value))
+    return "none" if value is None or value == {} else clean_name(str(value))

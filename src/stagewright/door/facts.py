@@ -21,7 +21,8 @@ def machine_facts() -> tuple[Fact, ...]:
     try:
         behind: tuple[Fact, ...] = passage.call("stagewright.door.facts:_probe_inside", (), None, threading.Event())
     except PrivilegeNeededError as error:
-        return (Fact("user", user), Fact("user namespaces", "none", f"no step can run: {error.message}"), *probe())
+        lack = "steps run in a chroot only" if privilege.forgone() is not None else "no step can run"
+        return (Fact("user", user), Fact("user namespaces", "none", f"{lack}: {error.message}"), *probe())
     found = ids.best_id_map()
     known = Fact("user namespaces", "yes")
     if found.lack is None:

@@ -33,9 +33,15 @@ def main(fd: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A terminal signals both sides. The outer one decides, and says so.
         signal.signal(number, signal.SIG_IGN)
+    # Who is root already has another way, so it is worth knowing that this one leads nowhere.
+    has_other_way = os.geteuid() == 0
     try:
         _become_root(channel)
         function, arguments = wire.receive(channel)[1]
+        if has_other_way and not _may_mount_proc():
+            text = "a user namespace cannot mount /proc here, parts of which are covered, as in a container"
+            wire.send(channel, wire.ERROR, PrivilegeNeededError(text))
+            os._exit(1)
     except EOFError:
         os._exit(1)
     _serve(channel, function, arguments)
@@ -56,6 +62,22 @@ def _become_root(channel: socket.socket) -> None:
     # The user's other groups stay: files and sockets that they open, such as Docker's, are the user's to use.
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def _may_mount_proc() -> bool:
+    """Whether steps can have a /proc of their own, tried by a process in namespaces like a step's."""
+    pid = os.fork()
+    if not pid:
+        try:
+            kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
+            inner = os.fork()
+            if not inner:
+                kernel.new_filesystem("proc", [])
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) != 0)
+        except OSError:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _way_to_namespaces() -> str:
