@@ -82,6 +82,7 @@ class Stagewright:
     root: Path
     config: Path
     build_flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = (sys.executable, "-m", "stagewright")
 
     def run(
         self, command: str, *arguments: object, check: bool = True, env: Mapping[str, str] | None = None
@@ -90,7 +91,7 @@ class Stagewright:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STAGEWRIGHT_")}
         inherited.pop("SOURCE_DATE_EPOCH", None)
         done = subprocess.run(
-            [sys.executable, "-m", "stagewright", command, "--root", self.root, "--config", self.config]
+            [*self.program, command, "--root", self.root, "--config", self.config]
             + [str(argument) for argument in arguments],
             capture_output=True,
             text=True,
