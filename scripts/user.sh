@@ -23,12 +23,10 @@ make_test_user() {
     checkout=$home/checkout
 }
 
-# Copies the project, the stand-ins that root's tests have made, and how this machine fetches packages.
+# Copies the project and how this machine fetches packages to the home folder.
 furnish_test_user() {
-    mkdir -p "$checkout" "$home/run" "$home/.cache/stagewright/standins"
-    tar -c --exclude=./.venv --exclude=./.git --exclude=./.*_cache . | tar -x -C "$checkout"
-    standins=${STAGEWRIGHT_STANDINS:-${XDG_CACHE_HOME:-$HOME/.cache}/stagewright/standins}
-    [ ! -d "$standins" ] || cp -R "$standins/." "$home/.cache/stagewright/standins"
+    mkdir -p "$checkout" "$home/run"
+    tar -c --exclude=./.venv --exclude=./.git --exclude='./.*_cache' . | tar -x -C "$checkout"
     for settings in .npmrc .config/pip/pip.conf; do
         [ ! -f "$HOME/$settings" ] || install -D -m 600 "$HOME/$settings" "$home/$settings"
     done
@@ -40,6 +38,17 @@ furnish_test_user() {
     (cd "$checkout" && make_venv "[dev]")
     chown -R "$test_user:" "$home"
     chmod 700 "$home/run"
+    # For the tests in which root compares what it builds with what the user does.
+    export STAGEWRIGHT_TEST_USER="$test_user" STAGEWRIGHT_TEST_PYTHON="$checkout/.venv/bin/python"
+}
+
+# Hands over the stand-ins that root's tests have made.
+copy_standins() {
+    standins=${STAGEWRIGHT_STANDINS:-${XDG_CACHE_HOME:-$HOME/.cache}/stagewright/standins}
+    [ -d "$standins" ] || return 0
+    mkdir -p "$home/.cache/stagewright"
+    cp -R "$standins" "$home/.cache/stagewright/standins"
+    chown -R "$test_user:" "$home/.cache"
 }
 
 # Says what the tests have left running or lying about, and fails if there is anything.
@@ -65,9 +74,7 @@ remove_test_user() {
 
 # Passes the integration tests as the ordinary user. Takes pytest's arguments.
 test_as_user() {
-    make_test_user
-    trap remove_test_user EXIT
-    furnish_test_user
+    copy_standins
     say "pytest as $test_user"
     passed=0
     as_test_user "$checkout/scripts/test-as-user" "$@" || passed=1
