@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stagewright import privilege
 from stagewright.cache.leases import BuildLease
+from stagewright.confidential import confidential
 from stagewright.config import Config
 from stagewright.config import load as load_config
 from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
@@ -429,30 +430,8 @@ def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, 
     """Run one build to its end, outputs included. Raises StagewrightError."""
     if options.secret_leak not in SECRET_LEAK_MODES:
         raise UsageError(f"secret leak mode {options.secret_leak} is not known", hint="use fail, warn or off")
-    if not options.secrets:
-        return _run_build(options, {}, env, Emitter(sink), cancel)
-    from stagewright.progress.masking import mask_error
-    from stagewright.secrecy.masks import Masks
-    from stagewright.sources.secrets import read_secrets
-
-    secrets = read_secrets(options.secrets, env)
-    masks = Masks(secrets.values())
-    try:
-        return _run_build(options, secrets, env, Emitter(sink, masks), cancel)
-    except BaseException as error:
-        mask_error(error, masks)
-        raise
-
-
-def _run_build(
-    options: BuildOptions,
-    secrets: Mapping[str, bytes],
-    env: Mapping[str, str],
-    emitter: Emitter,
-    cancel: threading.Event,
-) -> BuildResult:
     exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
-    with ExitStack() as stack:
+    with confidential(options, env, sink) as (secrets, emitter), ExitStack() as stack:
         builder = Builder(options, secrets, emitter, cancel, env)
         stack.callback(builder.close)
         plan, result = builder.build()

@@ -6,6 +6,7 @@ from typing import Any
 
 from stagewright.harmless import clean_block, clean_name
 from stagewright.records import dataclass, field
+from stagewright.redaction import redact_text
 
 # No terminal shows more of an instruction that goes on for a million lines.
 _MOST_ROWS = 40
@@ -28,7 +29,10 @@ class SourceRange:
     end: int
 
     def excerpt(self, around: int = 2) -> str:
-        """The lines with `around` neighbours on each side; the lines of the range are marked with `>>>`."""
+        """The lines with `around` neighbours on each side; the lines of the range are marked with `>>>`.
+
+        Credentials in URLs are masked.
+        """
         lines = self.source.text.split("\n")
         if lines and lines[-1] == "":
             lines.pop()
@@ -38,7 +42,7 @@ class SourceRange:
 
         def row(number: int) -> str:
             mark = ">>>" if self.start <= number <= self.end else "   "
-            return f"{number:>{width}} | {mark} {lines[number - 1].rstrip(chr(13))}".rstrip()
+            return f"{number:>{width}} | {mark} {redact_text(lines[number - 1].rstrip(chr(13)))}".rstrip()
 
         shown, half = range(first, last + 1), _MOST_ROWS // 2
         if len(shown) <= _MOST_ROWS:

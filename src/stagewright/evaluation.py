@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import closing
 
 from stagewright.builder import Builder
+from stagewright.confidential import confidential
 from stagewright.frontend import calls
 from stagewright.options import BuildOptions, Method
 from stagewright.progress.events import Sink
-from stagewright.progress.reporter import Emitter
 from stagewright.reports import CheckReport, Outline, TargetList
 
 
@@ -18,7 +18,10 @@ def run_call(
     options: BuildOptions, method: Method, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event
 ) -> CheckReport | Outline | TargetList:
     """Answer one question about the Dockerfile of a build, which itself is not run. Raises StagewrightError."""
-    with closing(Builder(options, {}, Emitter(sink), cancel, env)) as builder:
+    with (
+        confidential(options, env, sink) as (secrets, emitter),
+        closing(Builder(options, secrets, emitter, cancel, env)) as builder,
+    ):
         definition = builder.prepare()
         if method == "check":
             frontend = builder.frontend_options(definition)

@@ -20,6 +20,7 @@ _UNENCODED = pattern(r"(?!\[)[^/?#@]*:(?!\d*(?:[/?#]|$))[^@]*@(?=[^@]*$)")
 _NAMED_LOGINS = frozenset({"ssh://", "git+ssh://", "ssh+git://", "sftp://", "git://"})
 # Names of images, in which an `@` comes before a digest.
 _IMAGES = frozenset({"docker-image://", "oci-layout://"})
+_MIN_TOKEN = 16
 _SECRET_PARAMETERS = pattern(
     r"(?i)([?&;](?:[\w.-]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?)"
     r"|sig|pass|pwd|auth|authorization|key|code|jwt)=)[^&;#\s]+"
@@ -49,6 +50,26 @@ def redact_url(url: str) -> str:
     return scheme + _SECRET_PARAMETERS.sub(rf"\g<1>{MASK}", rest)
 
 
+def redact_host(text: str) -> str:
+    """As `redact_url`, for `HOST[:PORT][/PATH]` with a scheme or without, in which there must be no credentials."""
+    return redact_url(text) if "://" in text else redact_url(f"https://{text}").removeprefix("https://")
+
+
 def redact_text(text: str) -> str:
     """A text in which `redact_url` was done to each URL: for what other programs and servers say."""
     return _URL_IN_TEXT.sub(lambda url: redact_url(url.group()), text) if "://" in text else text
+
+
+def credentials_in(url: str) -> list[str]:
+    """What a URL's user information keeps from others, as it is written there and as it is meant.
+
+    That is the password, and a user name so long that it is more likely a token.
+    """
+    if "@" not in url or redact_url(url) == url:
+        return []
+    from urllib.parse import unquote
+
+    login = url.partition("://")[2].rpartition("@")[0]
+    name, _, password = login.partition(":")
+    written = [text for text in (password, name if len(name) >= _MIN_TOKEN else "") if text]
+    return list(dict.fromkeys([*written, *map(unquote, written)]))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stagewright.errors import StagewrightError, UsageError
+from stagewright.redaction import redact_url
 from stagewright.snapshots.sinks import ChunkSink
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def load(env: Mapping[str, str], write: Callable[[ChunkSink], None]) -> None:
         refused = isinstance(error, PermissionError)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise EngineError(
-            f"cannot load the image into the Docker engine at {host}: {reason}",
+            f"cannot load the image into the Docker engine at {redact_url(host)}: {reason}",
             hint="may this user use Docker? usermod --append --groups docker USER"
             if refused
             else "is it running? DOCKER_HOST names another one",
@@ -95,7 +96,7 @@ def _connection(host: str, env: Mapping[str, str]) -> http.client.HTTPConnection
     if scheme == "unix":
         return _unix_connection(address)
     if scheme != "tcp" or not address:
-        raise UsageError(f"DOCKER_HOST={host} is not supported", hint="use unix:///PATH or tcp://HOST:PORT")
+        raise UsageError(f"DOCKER_HOST={redact_url(host)} is not supported", hint="use unix:///PATH or tcp://HOST:PORT")
     address = address.rstrip("/")
     if not env.get("DOCKER_TLS_VERIFY"):
         return http.client.HTTPConnection(address)

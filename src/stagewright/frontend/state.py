@@ -9,6 +9,7 @@ from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.image.config import ContainerConfig, History, ImageConfig
 from stagewright.image.platform import Platform
 from stagewright.records import dataclass, field, replace
+from stagewright.redaction import redact_text
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
@@ -60,9 +61,9 @@ class StageState:
         self.image = replace(self.image, config=config)
 
     def commit(self, text: str, *, layer: bool) -> None:
-        """Add an entry to the image's history."""
+        """Add an entry to the image's history, in which no URL has credentials: others read it."""
         created = format_time(self.epoch) if self.epoch is not None else None
-        entry = History(created=created, created_by=text, comment=HISTORY_COMMENT, empty_layer=not layer)
+        entry = History(created=created, created_by=redact_text(text), comment=HISTORY_COMMENT, empty_layer=not layer)
         self.image = replace(self.image, history=(*self.image.history, entry))
 
     def set_env(self, name: str, value: str) -> None:
@@ -103,6 +104,7 @@ class StageState:
 
     def step_name(self, text: str, *, trigger: bool = False) -> str:
         """The display name of the next step: `[stage 2/4] TEXT`."""
+        text = redact_text(text)
         if not self.steps_total:
             return text
         self.steps += 1

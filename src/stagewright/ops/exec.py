@@ -18,6 +18,7 @@ from stagewright.ops.selection import mount_digest
 from stagewright.ops.target import Target
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
+from stagewright.redaction import redact_text
 from stagewright.sandbox import spec
 from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
@@ -220,7 +221,7 @@ class ExecRunner:
         if outcome.signal is not None:
             reason += f" (killed by signal {outcome.signal})"
         return StepFailedError(
-            f'process "{" ".join(op.args)}" did not complete successfully: {reason}',
+            f'process "{redact_text(" ".join(op.args))}" did not complete successfully: {reason}',
             exit_code=outcome.exit_code,
             step=vertex.meta.name,
             stage=vertex.meta.stage,

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from stagewright.errors import SourceRange
 from stagewright.progress.events import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
 from stagewright.progress.text import is_canceled
+from stagewright.redaction import redact_text
 
 
 class RawJsonDisplay:
@@ -98,7 +99,8 @@ def _warning(event: WarningEvent) -> dict[str, Any]:
 
 def _source_info(location: SourceRange) -> dict[str, Any]:
     source = location.source
-    return _without_empty(filename=_text(source.filename), data=_base64(source.text.encode("utf-8", "replace")))
+    data = redact_text(source.text).encode("utf-8", "replace")
+    return _without_empty(filename=_text(source.filename), data=_base64(data))
 
 
 def _range(location: SourceRange) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class Authorizer:
         credential = self._credentials.get(host.name)
         parts = urlsplit(realm)
         if credential is not None and scheme == "https" and parts.scheme == "http" and not is_loopback(_name(realm)):
-            raise RegistryError(f"{host.name} wants its credentials sent to {parts.netloc} without encryption")
+            raise RegistryError(f"{host.name} wants its credentials sent to {_name(realm)} without encryption")
         wanted = _merge_scopes(scopes, challenge.parameters.get("scope", ""))
         query = [("service", challenge.parameters["service"])] if "service" in challenge.parameters else []
         headers: dict[str, str] = {}

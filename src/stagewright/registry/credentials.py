@@ -9,10 +9,12 @@ from typing import Any
 
 from stagewright.errors import RegistryError, UsageError
 from stagewright.records import dataclass, field
+from stagewright.redaction import redact_text
 from stagewright.registry.dockerconfig import docker_config_path, read_docker_config
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+_MAX_SAID = 200
 _HELPER_TIMEOUT_S = 60
 
 
@@ -99,7 +101,9 @@ class CredentialStore:
             said = done.stdout.decode(errors="replace").strip()
             if "credentials not found" in said:
                 return None
-            raise RegistryError(f"credential helper {program} failed for {server}: {said[:200]}")
+            # A helper that fails after all may have said what was asked for.
+            reason = "" if "Secret" in said else f": {redact_text(said[:_MAX_SAID])}"
+            raise RegistryError(f"credential helper {program} failed for {server}{reason}")
         try:
             answer = json.loads(done.stdout)
         except ValueError:

@@ -7,6 +7,7 @@ import ipaddress
 from stagewright.config import Config, RegistryTable
 from stagewright.errors import UsageError
 from stagewright.records import dataclass
+from stagewright.redaction import redact_host
 from stagewright.registry.reference import DEFAULT_DOMAIN
 
 _HUB_ADDRESS = "registry-1.docker.io"
@@ -68,7 +69,9 @@ def _mirror(config: Config, text: str, domain: str) -> Host:
     bare = rest if separator else text
     name, _, prefix = bare.strip("/").partition("/")
     if not name or any(char.isspace() or char in "@?#" for char in bare):
-        raise UsageError(f'invalid mirror "{text}" of {domain}', hint="a mirror is written HOST[:PORT][/PREFIX]")
+        raise UsageError(
+            f'invalid mirror "{redact_host(text)}" of {domain}', hint="a mirror is written HOST[:PORT][/PREFIX]"
+        )
     table = config.registries.get(name, RegistryTable())
     return Host(
         name=name,

@@ -57,15 +57,21 @@ class Body:
 
 
 class Response:
-    """A response whose body has not been read. Close it, or use it as a context manager."""
+    """A response whose body has not been read. Close it, or use it as a context manager.
 
-    def __init__(self, client: HttpClient, link: _Link, raw: http.client.HTTPResponse, url: str) -> None:
+    `authorization` is the header of its request, "" for none.
+    """
+
+    def __init__(
+        self, client: HttpClient, link: _Link, raw: http.client.HTTPResponse, url: str, authorization: str
+    ) -> None:
         self._client = client
         self._link: _Link | None = link
         self._raw = raw
         self.status = raw.status
         self.headers = raw.headers
         self.url = url
+        self.authorization = authorization
 
     @property
     def origin(self) -> Origin:
@@ -255,7 +261,7 @@ class HttpClient:
             except BaseException:
                 self.release(link, reusable=False)
                 raise
-            return Response(self, link, raw, url)
+            return Response(self, link, raw, url, headers.get("Authorization", ""))
 
     def _exchange(
         self, link: _Link, method: str, target: str, headers: dict[str, str], body: bytes | Body | None

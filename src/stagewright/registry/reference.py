@@ -6,6 +6,7 @@ from stagewright.errors import UsageError
 from stagewright.image.digest import is_digest
 from stagewright.patterns import pattern
 from stagewright.records import dataclass, replace
+from stagewright.redaction import redact_host
 
 DEFAULT_DOMAIN = "docker.io"
 _LEGACY_DOMAIN = "index.docker.io"
@@ -44,7 +45,9 @@ class Reference:
         if path != path.lower():
             raise UsageError(f"invalid reference format: repository name ({path}) must be lowercase")
         if not _DOMAIN.fullmatch(domain) or not _PATH.fullmatch(path):
-            raise UsageError(f'invalid reference format: "{text}" is not a valid repository name')
+            # Before the first slash an `@` is that of a login, after it that of a digest.
+            shown = redact_host(text) if "@" in domain or "://" in text else text
+            raise UsageError(f'invalid reference format: "{shown}" is not a valid repository name')
         if colon and not _TAG.fullmatch(tag):
             raise UsageError(f'invalid reference format: "{tag}" is not a valid tag')
         if at and not is_digest(digest):

@@ -10,6 +10,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
+from stagewright.redaction import redact_text
 from stagewright.registry.auth import Authorizer
 from stagewright.registry.credentials import CredentialStore
 from stagewright.registry.errors import StatusError, UnauthorizedError, UnreachableError
@@ -156,7 +157,10 @@ def check_status(response: Response, expected: Sequence[int], what: str) -> None
 
 
 def error_text(response: Response) -> str:
-    """The messages of a registry's JSON error body as ": message; message", or "". Safe to show on a terminal."""
+    """The messages of a registry's JSON error body as ": message; message", or "".
+
+    They are safe to show on a terminal, and hold no credentials, even if the registry repeats those that it was sent.
+    """
     try:
         document = json.loads(response.read_all(_MAX_ERROR_BODY))
         errors = document["errors"]
@@ -165,8 +169,23 @@ def error_text(response: Response) -> str:
         # Not every server in front of a registry speaks its protocol; the status is what counts.
         return ""
     text = "; ".join(message for message in messages if isinstance(message, str))
-    shown = "".join(char for char in text if char.isprintable())[:_MAX_ERROR_TEXT]
+    text = redact_text("".join(char for char in text if char.isprintable()))
+    shown = _without_authorization(text, response.authorization)[:_MAX_ERROR_TEXT]
     return f": {shown}" if shown else ""
+
+
+def _without_authorization(text: str, authorization: str) -> str:
+    if not authorization:
+        return text
+    import base64
+
+    from stagewright.secrecy.masks import Masks
+
+    scheme, _, credentials = authorization.partition(" ")
+    values = [credentials.encode()]
+    if scheme == "Basic":
+        values.append(base64.b64decode(credentials).partition(b":")[2])
+    return Masks(values).text(text)
 
 
 def retrying(attempt: Callable[[], T], cancel: threading.Event | None, attempts: int) -> T:

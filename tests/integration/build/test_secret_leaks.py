@@ -253,6 +253,32 @@ def decoded_logs(text: str) -> str:
     return "".join(base64.b64decode(log["data"]).decode() for event in events for log in event.get("logs", ()))
 
 
+def test_credentials_in_urls(shared_bench: Workbench) -> None:
+    """Those of a proxy, in what a step prints; those that the Dockerfile has, in names, the history and the store."""
+    bench = shared_bench
+    bench.dockerfile("""
+        FROM busybox
+        ARG http_proxy
+        RUN echo through $http_proxy and ${http_proxy#*:}
+        RUN echo https://me:pass-in-a-file@host/ > /dev/null
+    """)
+    proxy = ["--build-arg", "http_proxy=http://me:pass-of-proxy@127.0.0.1:1"]
+    archive = bench.scratch / "image.tar"
+    build = bench.build(*proxy, "-t", "urls", "-o", f"type=oci,dest={archive}", "-o", "type=image")
+    assert b"through http://me:***@127.0.0.1:1 and //me:***@127.0.0.1:1" in build.log
+    history = bench.stagewright.run("inspect", "urls").stdout
+    assert "https://***@host/" in history
+    assert "http_proxy=http://***@127.0.0.1:1" in history
+    bench.dockerfile("FROM busybox\nRUN exit 7 https://me:pass-in-a-file@host/\n")
+    failed = bench.fail(*proxy)
+    assert "RUN exit 7 https://***@host/" in failed
+    texts = build.stderr + build.stdout + build.log.decode() + history + failed
+    for word in ("pass-of-proxy", "pass-in-a-file"):
+        assert word not in texts
+        assert files_holding(word.encode(), bench.stagewright.root) == []
+    assert files_holding(b"pass-in-a-file", bench.scratch) == [bench.context / "Dockerfile"]
+
+
 def test_the_library(shared_bench: Workbench) -> None:
     bench = shared_bench
     bench.dockerfile(f"FROM busybox\n{MOUNT} cat /run/secrets/token; cp /run/secrets/token /library\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stagewright.redaction import redact_text, redact_url
+from stagewright.redaction import credentials_in, redact_host, redact_text, redact_url
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,31 @@ def test_each_url_of_a_text_is_masked() -> None:
 def test_masking_twice_changes_nothing() -> None:
     once = redact_url("https://user:hunter2@host/?token=x")
     assert redact_url(once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("me:hunter2@host:5000/path", "***@host:5000/path"),
+        ("https://me:hunter2@host", "https://***@host"),
+        ("host:5000/path", "host:5000/path"),
+    ],
+)
+def test_hosts_without_a_scheme(text: str, shown: str) -> None:
+    assert redact_host(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "credentials"),
+    [
+        ("http://me:hunter2@proxy:3128", ["hunter2"]),
+        ("http://me:hunt%2Fer2@proxy:3128", ["hunt%2Fer2", "hunt/er2"]),
+        ("https://ghp_0123456789abcdef:x@host/a.git#main", ["x", "ghp_0123456789abcdef"]),
+        ("https://me@host", []),
+        ("ssh://git@host/repo", []),
+        ("https://host/a@b", []),
+        ("a folder", []),
+    ],
+)
+def test_what_a_url_keeps_from_others(url: str, credentials: list[str]) -> None:
+    assert credentials_in(url) == credentials
