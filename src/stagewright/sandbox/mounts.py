@@ -354,8 +354,13 @@ class FileSystem:
         os.close(mount)
 
     def reserve(self, target: str) -> None:
-        """Make /proc, /sys or /dev in the step's root, for an OCI runtime to mount there."""
+        """Make /proc, /sys or /dev in the step's root, for an OCI runtime to mount there.
+
+        Raises ForbiddenTargetError for a link, through which runtimes make files outside of the root.
+        """
         os.close(self._open_kernels_place(target))
+        if self._kernel_places[target] != [target.strip("/")]:
+            raise ForbiddenTargetError(f"{target} of the image is a link, through which an OCI runtime may leave it")
         self._reserved.append(self._kernel_places[target])
 
     def make_directory(self, path: str, uid: int, gid: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Box
+from box import Box
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox.native import NativeRuntime

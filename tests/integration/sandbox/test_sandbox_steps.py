@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Box, make_root, tree
+from box import Box, make_root, tree
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox.native import NativeRuntime

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Box, tree
+from box import Box, tree
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox.spec import BindMount
