@@ -6,13 +6,14 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from arena import Arena
-from box import GROUP, PASSWD
+from box import GROUP, PASSWD, make_node
 
 from stagewright.errors import SandboxError
 from stagewright.records import replace
@@ -91,7 +92,7 @@ def test_hostile_lists_of_users(arena: Arena, name: str, kind: str) -> None:
         case "fifo":
             os.mkfifo(path)
         case "device":
-            os.mknod(path, 0o020666, os.makedev(1, 5))
+            make_node(path, stat.S_IFCHR, 1, 5)
         case "folder":
             path.mkdir()
         case "host":

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from box import Box
 
-from conftest import Box
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.network_child import STEPS
 from stagewright.sandbox.oci import OciRuntime
@@ -207,7 +207,7 @@ RESOLVER = """
 import os, socket, sys, threading
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from conftest import Box
+from box import Box
 from stagewright.sandbox.native import NativeRuntime
 
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
