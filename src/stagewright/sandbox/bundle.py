@@ -12,7 +12,7 @@ import re
 from stagewright import privilege
 from stagewright.sandbox import kernel, process, wire
 from stagewright.sandbox.child import USER_FILES, Child
-from stagewright.sandbox.mounts import FileSystem
+from stagewright.sandbox.mounts import FileSystem, protect_devices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ class BundleChild(Child):
         self.doing = "mount /proc"
         # The runtime looks for its children there by their numbers in our PID namespace.
         kernel.move_mount_to(kernel.new_filesystem("proc", []), "/proc")
+        if privilege.in_user_namespace():
+            self.doing = "protect the devices"
+            protect_devices()
         bundle = oci["directory"]
         config = self._make_bundle(bundle, oci["config"])
         with open(f"{bundle}/{_CONFIG}", "w", encoding="utf-8", errors="surrogateescape") as file:

@@ -179,8 +179,7 @@ class FileSystem:
             os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=dev))
             if privilege.in_user_namespace():
                 # Nobody makes nodes there. The machine's own have the same numbers.
-                node = kernel.open_tree_at(f"/dev/{name}")
-                kernel.mount_setattr(node, _NOSUID | _NOEXEC)
+                node = _machine_device(name)
             else:
                 os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=nodes)
                 node = kernel.open_tree(nodes, name)
@@ -389,6 +388,21 @@ class FileSystem:
 
 def _tty_group() -> list[tuple[str, str]]:
     return [] if privilege.has_one_id() else [("gid", str(TTY_GROUP))]
+
+
+def protect_devices() -> None:
+    """Cover the machine's devices, of which an OCI runtime in a user namespace gives its steps the nodes themselves."""
+    for name, _, _ in _DEVICES:
+        node = _machine_device(name)
+        kernel.move_mount_to(node, f"/dev/{name}")
+        os.close(node)
+
+
+def _machine_device(name: str) -> int:
+    """A detached mount of a device node by which it can be written to, but not given another mode or owner."""
+    node = kernel.open_tree_at(f"/dev/{name}")
+    kernel.mount_setattr(node, _NOSUID | _NOEXEC | _READONLY)
+    return node
 
 
 def _sysfs(attributes: int) -> tuple[int, bool]:

@@ -247,13 +247,13 @@ print("contained")
 
 
 def test_descriptors_of_the_first_process(arena: Arena) -> None:
-    """CVE-2015-3627, CVE-2016-9962: none from outside is left, not even for what standard input is."""
+    """CVE-2015-3627, CVE-2016-9962: none from outside is left, not even for standard input, and no device either."""
     attempts = arena.attempts("""
 for fd in os.listdir("/proc/self/fd"):
     if int(fd) > 2:
         attempt(f"descriptor {fd}", os.fstat, int(fd))
-for fd in (0, 1, 2):
-    for action, arguments in ((os.fchmod, (fd, 0)), (os.fchown, (fd, 4242, 4242)), (os.utime, (fd, (1, 1)))):
+for place in (0, 1, 2, "/dev/null", "/dev/zero", "/dev/tty", "/proc/self/fd/0"):
+    for action, arguments in ((os.chmod, (place, 0)), (os.chown, (place, 4242, 4242)), (os.utime, (place, (1, 1)))):
         try:
             action(*arguments)
         except OSError:
