@@ -15,6 +15,7 @@ from pathlib import Path
 
 from stagewright.cache.locks import LockFile
 from stagewright.content.db import Database
+from stagewright.content.folders import make_private
 from stagewright.graph.ops import Sharing
 
 # What a folder's name and this make is the name of a note of where it has been moved to.
@@ -112,8 +113,7 @@ class CacheMounts:
     def _new_folder(self, identity: str, create: Callable[[str], None]) -> str:
         name = os.urandom(8).hex()
         folder = self._root / name
-        # Whatever the mode of the state directory: other users must not come by setuid programs of steps.
-        self._root.mkdir(mode=0o700, exist_ok=True)
+        make_private(self._root)
         folder.mkdir()
         create(str(folder))
         now = time.time()

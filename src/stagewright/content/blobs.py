@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from stagewright.content.folders import make_private
 from stagewright.errors import IntegrityError, NotFoundError, StoreError
 from stagewright.image.digest import is_digest, sha256_digest, split_digest, verify_digest
 
@@ -207,7 +208,8 @@ class BlobStore:
                 try:
                     file = path.open("xb")
                 except FileNotFoundError:
-                    self._ingest.mkdir(parents=True, exist_ok=True)
+                    make_private(self._ingest.parent)
+                    self._ingest.mkdir(exist_ok=True)
                     continue
                 fcntl.flock(file, fcntl.LOCK_EX)
                 # A clean() that came between creation and lock took the file for a dead one.

@@ -112,6 +112,7 @@ class Database:
         try:
             # The layers below hold other people's setuid programs, which no other user may come by.
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._open(path)
         except sqlite3.Error as error:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from stagewright import privilege
 from stagewright.content.db import Database
+from stagewright.content.folders import make_private
 from stagewright.errors import NotFoundError, StoreError
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
@@ -78,8 +79,7 @@ class SnapshotStore:
         self._owners_checked = False
         self.on_worse: Callable[[Choice], None] = lambda choice: None
         with self._disk():
-            # Whatever the mode of the state directory: other users must not come by setuid programs of images.
-            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            make_private(self._root)
             for path in (self._trash, *self._empty):
                 os.makedirs(path, mode=0o755, exist_ok=True)
             try:

@@ -19,6 +19,7 @@ from binascii import crc32
 from collections.abc import Callable
 from pathlib import Path
 
+from stagewright.content.folders import make_private
 from stagewright.errors import StoreError
 from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.sources.tree import Entry, Tree
@@ -99,7 +100,7 @@ class StatIndex(FileDigests):
             data = marshal.dumps(kept)
             temporary = f"{self._path}.{os.urandom(6).hex()}"
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_private(self._path.parent)
                 with open(temporary, "wb") as file:
                     file.write(_FORMAT + crc32(data).to_bytes(4, "big") + data)
                 os.replace(temporary, self._path)
