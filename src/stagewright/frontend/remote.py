@@ -13,6 +13,7 @@ from __future__ import annotations
 import posixpath
 
 from stagewright.dockerfile.giturl import GitRef, parse_git_ref
+from stagewright.errors import DockerfileError
 from stagewright.graph.ops import CopyAction, FileOp, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.patterns import pattern
@@ -28,6 +29,14 @@ _CHECKSUM = pattern(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{12
 def is_url(text: str) -> bool:
     """Whether a source is a file behind a URL, and no git repository."""
     return text.startswith(HTTP_SCHEMES) and parse_git_ref(text) is None
+
+
+def is_remote(text: str) -> bool:
+    """Whether a source is none of the build context's files, but a URL or a git repository, however malformed."""
+    try:
+        return text.startswith(HTTP_SCHEMES) or parse_git_ref(text) is not None
+    except DockerfileError:
+        return True
 
 
 def context_source(text: str, *, name: str = "", keep_git_dir: bool = False) -> Vertex | None:

@@ -15,6 +15,7 @@ from stagewright.dockerfile.suggest import suggest
 from stagewright.errors import DockerfileError, SourceRange
 from stagewright.frontend import rules
 from stagewright.frontend.ports import split_port
+from stagewright.frontend.remote import is_remote
 from stagewright.frontend.rules import Findings, Rule
 from stagewright.frontend.state import StageState
 from stagewright.patterns import pattern
@@ -131,8 +132,9 @@ class StageChecks:
             return
         verb = "Add" if isinstance(instruction, ast.Add) else "Copy"
         for word in instruction.sources:
-            path = posixpath.normpath(self._expanded(word, state))
-            if self._ignored(path):
+            source = self._expanded(word, state)
+            path = posixpath.normpath(source)
+            if not is_remote(source) and self._ignored(path):
                 message = f"Attempting to {verb} file {quote(path)} that is excluded by .dockerignore"
                 self._add(rules.COPY_IGNORED_FILE, message, instruction)
 

@@ -34,8 +34,7 @@ class Checkout:
 def check_out(git: GitRunner, checkout: Checkout, draft: Draft, *, keep_as: str | None) -> None:
     """Write the files into the draft.
 
-    With `keep_as` a .git folder stays, in which that ref ("" for none) names the commit. Without, not even those files
-    stay that git leaves in submodules, which would lead to nothing. Raises StagewrightError.
+    With `keep_as` a .git folder stays, in which that ref ("" for none) names the commit. Raises StagewrightError.
     """
     tree = draft.fs
     if checkout.subdir:
@@ -52,7 +51,7 @@ def check_out(git: GitRunner, checkout: Checkout, draft: Draft, *, keep_as: str 
         update = ("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
         _run(git, checkout, *update, git_dir=git_dir, work_tree=tree)
         if keep_as is None:
-            _remove_links(tree)
+            _steady_links(tree, git_dir)
     if checkout.subdir:
         _move_up(checkout, tree, draft.fs)
 
@@ -86,11 +85,23 @@ def _run(git: GitRunner, checkout: Checkout, *arguments: str, git_dir: str, work
     failing(what, lambda: git.run(*arguments, git_dir=git_dir, work_tree=work_tree))
 
 
-def _remove_links(tree: str) -> None:
-    """Remove the files called .git, which no commit can have: git leaves them in submodules."""
+def _steady_links(tree: str, git_dir: str) -> None:
+    """Let the files called .git, which git leaves in submodules, say what they would say in a clone.
+
+    They are there in BuildKit's checkouts, too, and lead nowhere in either; but their bytes must not depend on where
+    this checkout was made. No commit can have such files.
+    """
     for folder, _, names, handle in os.fwalk(tree, follow_symlinks=False):
-        if ".git" in names and folder != tree:
-            os.unlink(".git", dir_fd=handle)
+        if ".git" not in names or folder == tree:
+            continue
+        link = os.open(".git", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+        with open(link, "r+b") as file:
+            target = os.fsdecode(file.read().removeprefix(b"gitdir: ").rstrip(b"\n"))
+            inside = os.path.relpath(os.path.join(folder, target), git_dir)
+            steady = os.path.relpath(os.path.join(tree, ".git", inside), folder)
+            file.seek(0)
+            file.truncate()
+            file.write(b"gitdir: " + os.fsencode(steady) + b"\n")
 
 
 def _move_up(checkout: Checkout, tree: str, target: str) -> None:

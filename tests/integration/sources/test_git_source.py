@@ -334,14 +334,19 @@ def test_submodules_come_with_it(store: GitStore, nested: Repository, daemon: st
     found = store.files(f"{daemon}/r.git")
     lists = {name: found.pop(name) for name in (".gitmodules", "sub/mid/.gitmodules")}
     assert all("submodule" in text for text in lists.values())
-    # Nothing is left of the files that lead to where git keeps submodules.
-    assert found == {"outer": "o", "sub/mid/middle": "m", "sub/mid/in/inner": "i"}
+    assert found == {
+        "outer": "o",
+        "sub/mid/middle": "m",
+        "sub/mid/in/inner": "i",
+        "sub/mid/.git": "gitdir: ../../.git/modules/sub/mid\n",
+        "sub/mid/in/.git": "gitdir: ../../../.git/modules/sub/mid/modules/in\n",
+    }
 
 
 def test_submodules_of_a_folder(store: GitStore, nested: Repository, daemon: str) -> None:
     found = store.files(f"{daemon}/r.git#main:sub")
-    found.pop("mid/.gitmodules")
-    assert found == {"mid/middle": "m", "mid/in/inner": "i"}
+    assert set(found) == {"mid/middle", "mid/in/inner", "mid/.gitmodules", "mid/.git", "mid/in/.git"}
+    assert found == store.files(f"{daemon}/r.git#refs/heads/main:sub")
 
 
 def test_submodules_can_be_left_out(store: GitStore, nested: Repository, daemon: str) -> None:

@@ -224,6 +224,8 @@ def test_copy_of_hidden_files(line: str, expected: str | None) -> None:
 
 def test_copy_of_a_context_that_is_hidden_as_a_whole() -> None:
     assert rules("FROM a\nCOPY . /", ignore_patterns=patterns_from(["*"])) == ["CopyIgnoredFile"]
+    remote = "ADD https://example.com/x https://example.com/r.git git@example.com:r /"
+    assert rules(f"FROM a\n{remote}", ignore_patterns=patterns_from(["*"])) == []
     assert rules("FROM a\nCOPY . /", ignore_patterns=patterns_from(["*.x"])) == []
 
 
