@@ -106,7 +106,7 @@ def test_an_iid_file_of_before_does_not_outlive_a_failed_build(bench: Workbench)
         (("--cache-from", "x"), "--cache-from"),
         (("--squash",), "--squash"),
         (("--memory=1g",), "--memory"),
-        (("--call=check",), "--call"),
+        (("--call=subrequests.describe",), "--call"),
         (("--allow=security.insecure",), "--allow"),
         (("--attest=type=sbom",), "--attest"),
         (("--provenance=mode=max",), "--provenance"),
