@@ -99,7 +99,7 @@ class Builder:
         self.remotes = RemoteSources(self._http_source, self._git_source)
         snapshots = self.state.snapshots
         self._definition = DefinitionReader(options, self._vertex, self._solve, snapshots, self.remotes, cancel)
-        self.platform = _platform(options.platform)
+        self.platform = host_platform() if options.platform is None else parse_platform(options.platform)
 
     def prepare(self) -> Definition:
         """Keep the store from being collected, and read what the build is given. Raises StagewrightError."""
@@ -115,6 +115,7 @@ class Builder:
 
     def build(self) -> tuple[Plan, Result]:
         """Build up to the result. Raises StagewrightError."""
+        _check_runs(self.platform)
         definition = self.prepare()
         options = self.frontend_options(definition)
         plan = convert(definition.parse(), options, self.resolve, self._report_finding)
@@ -415,15 +416,11 @@ def _vertex_digest(name: str) -> str:
     return "sha256:" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
 
 
-def _platform(text: str | None) -> Platform:
-    """The platform to build for. Raises UsageError for one that this machine does not run."""
+def _check_runs(wanted: Platform) -> None:
+    """Raise UsageError for a platform to build for that this machine does not run."""
     host = host_platform()
-    if text is None:
-        return host
-    wanted = parse_platform(text)
     if wanted not in runnable_platforms(host):
         raise UsageError(f"building for {wanted} is not supported yet", hint=f"this machine builds for {host}")
-    return wanted
 
 
 def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:

@@ -63,3 +63,10 @@ def test_an_outline_and_targets(bench: Workbench) -> None:
     ]
     targets = bench.stagewright.run("build", "--call=targets", bench.context)
     assert targets.stdout.splitlines() == ["TARGET        DESCRIPTION", "app (default) the application"]
+
+
+def test_another_platform_can_be_checked(bench: Workbench) -> None:
+    bench.dockerfile("FROM --platform=$BUILDPLATFORM busybox\nARG TARGETARCH\nRUN echo $TARGETARCH\n")
+    done = bench.stagewright.run("build", "--check", "--platform=linux/s390x", bench.context)
+    assert done.stdout == "Check complete, no warnings found.\n"
+    assert "building for linux/s390x is not supported yet" in bench.fail("--platform=linux/s390x")
