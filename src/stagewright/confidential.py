@@ -9,6 +9,7 @@ from stagewright.options import BuildOptions
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter
 from stagewright.redaction import credentials_in
+from stagewright.registry.dockerconfig import proxy_arguments
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
 
@@ -40,7 +41,7 @@ def confidential(
 
 def _credentials(options: BuildOptions, env: Mapping[str, str]) -> list[bytes]:
     urls = [options.context, *options.build_contexts.values()]
-    for name, value in [*env.items(), *options.build_args.items()]:
+    for name, value in [*env.items(), *proxy_arguments(env).items(), *options.build_args.items()]:
         if name.lower() in _PROXIES:
             urls.append(value if "://" in value else f"http://{value}")
     return [text.encode(errors="surrogateescape") for url in urls for text in credentials_in(url)]
