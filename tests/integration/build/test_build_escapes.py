@@ -37,14 +37,14 @@ def look(folder: Path) -> dict[str, object]:
 
 
 @RUNTIMES
-@pytest.mark.parametrize("name", ["../../../victim", "{victim}", "a/../../b", "..", ".", "x/\\u0000y", "a\\nb"])
-def test_identities_of_cache_mounts(shared_bench: Workbench, victim: Path, runtime: tuple[str, ...], name: str) -> None:
+def test_identities_of_cache_mounts(shared_bench: Workbench, victim: Path, runtime: tuple[str, ...]) -> None:
     """CVE-2024-9675: `id=` of a cache mount climbs out of the folder of all caches."""
-    identity = name.format(victim=victim)
-    shared_bench.dockerfile(f"""
-        FROM busybox
-        RUN --mount=type=cache,id={identity},target=/cache ls -a /cache && touch /cache/evil
-    """)
+    identities = ("../../../victim", str(victim), "a/../../b", "..", ".", "/", "locks", "../metadata.db")
+    steps = [
+        f"RUN --mount=type=cache,id={identity},target=/cache ls -a /cache && touch /cache/evil\n"
+        for identity in identities
+    ]
+    shared_bench.dockerfile("".join(["FROM busybox\n", *steps]))
     build = shared_bench.build("--no-cache", *runtime)
     assert b"secret" not in build.log
     folders = os.listdir(shared_bench.stagewright.root / "mounts")
@@ -165,8 +165,13 @@ def hostile_dockerfiles() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("case", hostile_dockerfiles())
-@pytest.mark.parametrize("progress", ["plain", "tty"])
+@pytest.mark.parametrize(
+    ("case", "progress"),
+    [
+        *((case, "plain") for case in hostile_dockerfiles()),
+        *((case, "tty") for case in ("log", "failed step", "stage", "file", "warning", "mount")),
+    ],
+)
 def test_what_is_shown_does_not_steer_the_terminal(shared_bench: Workbench, case: str, progress: str) -> None:
     """CVE-2021-25743, CVE-2023-28101, CVE-2024-52005: escape sequences in names, logs and messages."""
     shared_bench.write("payload", EVIL.encode() + b"\xff\0\x9b2J\n")
@@ -199,13 +204,17 @@ def run_on_terminal(command: list[str]) -> str:
 
 
 def test_output_without_end_of_line_takes_little_memory(shared_bench: Workbench) -> None:
-    """CVE-2022-31030: a step writes one line of 200 megabytes, NULs included, to both of its streams."""
-    shared_bench.dockerfile("""
-        FROM busybox
-        RUN head -c 100000000 /dev/zero >&2; head -c 100000000 /dev/zero | tr '\\0' x; exit 1
-    """)
-    command = [sys.executable, "-m", "stagewright", "build", "--root", shared_bench.stagewright.root, "--config"]
-    command += [shared_bench.stagewright.config, "--progress=plain", "--no-cache", shared_bench.context]
+    """CVE-2022-31030: a step writes one line without end, and NULs, which nobody keeps as a whole."""
+    little, much = (memory_for_output(shared_bench, size) for size in (100_000, 20_000_000))
+    assert much - little < 20_000
+
+
+def memory_for_output(bench: Workbench, size: int) -> int:
+    """The kilobytes that a build takes whose failing step writes so many bytes to both of its streams."""
+    fill = f"head -c {size} /dev/zero"
+    bench.dockerfile(f"FROM busybox\nRUN {fill} >&2; {fill} | tr '\\0' x; exit 7\n")
+    command = [sys.executable, "-m", "stagewright", "build", "--root", bench.stagewright.root, "--config"]
+    command += [bench.stagewright.config, "--progress=plain", "--no-cache", bench.context]
     with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         tail = b""
@@ -214,8 +223,8 @@ def test_output_without_end_of_line_takes_little_memory(shared_bench: Workbench)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 1
-    assert b"did not complete successfully: exit code: 1" in tail
-    assert usage.ru_maxrss < 200_000, "kilobytes"
+    assert b"did not complete successfully: exit code: 7" in tail
+    return usage.ru_maxrss
 
 
 @pytest.mark.root("another user tries to get at root's files")
@@ -249,7 +258,9 @@ for path in sys.argv[1:]:
     kept = [*programs, *(path for path in (root / "content").rglob("*") if path.is_file())]
     done = subprocess.run(
         ["/usr/bin/python3", "-I", "-S", "-c", code, *map(str, kept)],
-        **{"user": OTHER_USER, "group": OTHER_USER, "extra_groups": []},
+        user=OTHER_USER,
+        group=OTHER_USER,
+        extra_groups=[],
         capture_output=True,
         text=True,
         cwd="/",
