@@ -18,6 +18,8 @@ from workbench import Workbench, wait_for
 
 from stagewright.snapshots import fuse
 
+pytestmark = pytest.mark.root("gives up capabilities of the machine's root")
+
 CONTAINED = (sys.executable, str(PROJECT / "tests" / "integration" / "contained.py"))
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 
