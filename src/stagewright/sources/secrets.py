@@ -41,16 +41,21 @@ def _value(source: SecretSource, env: Mapping[str, str]) -> bytes | None:
 def _read(id: str, path: str) -> bytes:
     try:
         # What waits for a writer is no file, but would be waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISDIR(mode):
-                raise UsageError(
-                    f"secret {id}: {path} is a folder", hint="a secret is one file; give each file an id of its own"
-                )
-            if not stat.S_ISREG(mode):
-                raise UsageError(f"secret {id}: {path} is not a file", hint="give a value of a program as env=VARIABLE")
-            return file.read(_MAX_SIZE + 1)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_kind(id, path, os.fstat(fd).st_mode)
+            with open(fd, "rb", closefd=False) as file:
+                return file.read(_MAX_SIZE + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise NotFoundError(f"secret {id}: the file {path} does not exist") from None
     except OSError as error:
         raise UsageError(f"secret {id}: the file {path} cannot be read: {error.strerror}") from None
+
+
+def _check_kind(id: str, path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"secret {id}: {path} is a folder", hint="a secret is one file; give each an id of its own")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"secret {id}: {path} is not a file", hint="give a value of a program as env=VARIABLE")
