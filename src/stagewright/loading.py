@@ -29,6 +29,7 @@ _MAX_MEMBERS = 100_000
 _MAX_NESTING = 4
 # The kernel's PATH_MAX; a compressed archive can hold names of a megabyte for next to nothing.
 _MAX_NAME = 4096
+_MAX_NAMES = 64 << 20
 _LINKS_FOLLOWED = 8
 _DOCUMENTS = frozenset({"manifest.json", "index.json", "oci-layout"})
 # What Docker wrote for versions before 1.10, beside all that matters.
@@ -73,10 +74,17 @@ class _Archive:
         self._links: dict[str, str] = {}
         # By blob and algorithm: a config may name one layer any number of times.
         self._diff_ids: dict[tuple[str, str], str] = {}
+        # Indexes may name each other's images any number of times, which is no reason to look at them as often.
+        self._checked: dict[tuple[str, str, int, int], bool] = {}
+        self._chosen: dict[str, tuple[Descriptor, Manifest]] = {}
+        self._names_bytes = 0
 
     def add(self, entry: TarEntry, body: Iterable[memoryview]) -> None:
         """Take one member in."""
         name = _member_name(entry.name)
+        self._names_bytes += len(entry.name) + len(entry.link_name)
+        if self._names_bytes > _MAX_NAMES:
+            raise IntegrityError(f"the names in the archive have more than {_MAX_NAMES} bytes")
         if entry.type == DIRECTORY or posixpath.basename(name) in _LEGACY:
             return
         if name in self._files or name in self._links or name in self._documents:
@@ -123,7 +131,9 @@ class _Archive:
         images: dict[str, LoadedImage] = {}
         for entry in index.manifests:
             whole = self._check(entry, _MAX_NESTING)
-            image, manifest = image_manifest(self._blobs, entry)
+            if entry.digest not in self._chosen:
+                self._chosen[entry.digest] = image_manifest(self._blobs, entry)
+            image, manifest = self._chosen[entry.digest]
             # What has a name can be pushed: an index that lacks some of its images is left out for the best of them.
             target = entry if whole else image
             known = images.get(target.digest, LoadedImage(_plain(target), ()))
@@ -133,6 +143,12 @@ class _Archive:
 
     def _check(self, entry: Descriptor, depth: int) -> bool:
         """Whether all below a descriptor is here. Raises IntegrityError where an image is here in part, or none is."""
+        key = (entry.digest, entry.media_type, entry.size, depth)
+        if key not in self._checked:
+            self._checked[key] = self._check_anew(entry, depth)
+        return self._checked[key]
+
+    def _check_anew(self, entry: Descriptor, depth: int) -> bool:
         if not depth:
             raise IntegrityError(f"the archive's indexes are nested more than {_MAX_NESTING} deep")
         if entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:

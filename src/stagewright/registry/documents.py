@@ -19,6 +19,9 @@ from stagewright.registry.reference import Reference
 BlobProgress = Callable[[Descriptor, int, int], None]
 
 _MAX_DEPTH = 3
+# An index may name ten thousand others that name ten thousand more.
+_MAX_DOCUMENTS = 200
+_MAX_OFFERED = 30
 
 
 class Origin(Protocol):
@@ -74,6 +77,7 @@ class _Documents:
         self._store = store
         self._progress = progress
         self._cancel = cancel
+        self._looked_at = 0
 
     def image(self, descriptor: Descriptor, platform: Platform) -> tuple[Descriptor, Manifest, ImageConfig]:
         document = self._document(descriptor)
@@ -84,7 +88,7 @@ class _Documents:
             offered = sorted({str(entry.platform) for entry in document.manifests if _is_image(entry)})
             raise NotFoundError(
                 f"{self._ref}: no image for platform {platform}",
-                hint=f"it has images for {', '.join(offered)}" if offered else None,
+                hint=f"it has images for {', '.join(offered[:_MAX_OFFERED])}" if offered else None,
             )
         return found
 
@@ -105,6 +109,9 @@ class _Documents:
         return None
 
     def _document(self, descriptor: Descriptor) -> Manifest | Index:
+        self._looked_at += 1
+        if self._looked_at > _MAX_DOCUMENTS:
+            raise IntegrityError(f"{self._ref}: its indexes name more than {_MAX_DOCUMENTS} images that could be meant")
         try:
             data = self._store.read(descriptor.digest)
         except (NotFoundError, IntegrityError):

@@ -14,7 +14,8 @@ from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
-from stagewright.errors import CanceledError, NotFoundError, RegistryError
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
+from stagewright.image import mediatypes
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Manifest
@@ -199,6 +200,12 @@ class ImageSource:
         missing = list(zip(layers, diff_ids, chains, strict=True))[done:]
         if not missing:
             return snapshot
+        for layer, _, _ in missing:
+            if layer.media_type not in mediatypes.LAYER_COMPRESSION:
+                raise IntegrityError(
+                    f"{resolved.reference.familiar()}: layer {layer.digest} is of the unknown media type"
+                    f" {layer.media_type!r}"
+                )
         privilege.require()
         downloads = _Downloads([layer for layer, _, _ in missing], resolved, self._fetch, reporter, cancel)
         try:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -275,6 +276,52 @@ def test_a_damaged_document_is_fetched_again(machine: Machine) -> None:
     machine.registry.asked.clear()
     assert machine.resolve(machine.source()) == known.digest
     assert machine.registry.asked == ["resolve", "manifest", "blob"]
+
+
+def test_an_index_of_thousands_of_indexes_ends(machine: Machine) -> None:
+    """Ten thousand entries that may all be meant, each an index of as many."""
+    inner = machine.registry.index(s390x=machine.registry.image())
+    for _ in range(2):
+        inner = machine.registry.put(Index((inner,) * 1000).to_bytes(), mediatypes.OCI_INDEX)
+    machine.registry.tag = inner
+    with pytest.raises(IntegrityError, match="its indexes name more than 200 images that could be meant"):
+        machine.resolve(machine.source())
+
+
+def test_what_an_index_offers_is_told_in_part(machine: Machine) -> None:
+    image = machine.registry.image()
+    entries = tuple(replace(image, platform=Platform("linux", f"arch{number:03}")) for number in range(500))
+    machine.registry.tag = machine.registry.put(Index(entries).to_bytes(), mediatypes.OCI_INDEX)
+    with pytest.raises(NotFoundError, match="no image for platform linux/amd64") as caught:
+        machine.resolve(machine.source())
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("linux/arch029")
+
+
+@pytest.mark.parametrize("media_type", ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "text/html", ""])
+def test_layers_of_a_type_that_nobody_knows(machine: Machine, media_type: str) -> None:
+    manifest = parse_manifest(machine.registry.content[machine.registry.image(layer_of({"f": b"x"})).digest])
+    assert isinstance(manifest, Manifest)
+    layers = tuple(replace(layer, media_type=media_type) for layer in manifest.layers)
+    changed = replace(manifest, layers=layers).to_bytes()
+    machine.registry.tag = machine.registry.put(changed, mediatypes.OCI_MANIFEST)
+    with pytest.raises(IntegrityError, match=rf"app:1: layer sha256:.* is of the unknown media type '{re.escape(media_type)}'"):
+        machine.pull()
+    assert "blob" not in machine.registry.asked[3:]
+
+
+def test_a_foreign_layer_comes_from_the_registry_alone(machine: Machine) -> None:
+    """Its URLs would let an image have any server asked."""
+    manifest = parse_manifest(machine.registry.content[machine.registry.image(layer_of({"f": b"x"})).digest])
+    assert isinstance(manifest, Manifest)
+    layers = tuple(
+        replace(layer, media_type=mediatypes.DOCKER_FOREIGN_LAYER_GZIP, urls=("http://169.254.169.254/latest",))
+        for layer in manifest.layers
+    )
+    changed = replace(manifest, layers=layers).to_bytes()
+    machine.registry.tag = machine.registry.put(changed, mediatypes.OCI_MANIFEST)
+    assert machine.files(machine.pull()) == {"f": b"x"}
+    assert machine.registry.asked == ["resolve", "manifest", "blob", "blob"]
 
 
 def test_a_huge_config_is_not_fetched(machine: Machine) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_world import World, digest_of, tar_of
 
+from stagewright import loading
 from stagewright.errors import IntegrityError, StagewrightError
 
 Members = dict[str, bytes | tarfile.TarInfo]
@@ -319,6 +320,25 @@ def test_indexes_within_indexes(world: World) -> None:
         entry = blob(nested, f"{OCI}index.v1+json")
     members["index.json"] = document({"schemaVersion": 2, "manifests": [entry]})
     with pytest.raises(IntegrityError, match="nested"):
+        load(world, members)
+
+
+def test_indexes_that_name_each_other_any_number_of_times(world: World) -> None:
+    """A few hundred bytes of JSON, compressed, stand for billions of images."""
+    members = oci_archive()
+    entry = json.loads(members["index.json"])["manifests"][0]  # type: ignore[arg-type]
+    for _ in range(3):
+        nested = document({"schemaVersion": 2, "manifests": [entry] * 9000})
+        members[f"blobs/sha256/{hashlib.sha256(nested).hexdigest()}"] = nested
+        entry = blob(nested, f"{OCI}index.v1+json")
+    members["index.json"] = document({"schemaVersion": 2, "manifests": [entry] * 9000})
+    assert len(load(world, members)) == 1
+
+
+def test_names_that_would_fill_the_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_MAX_NAMES", 10_000)
+    members: Members = {f"{number:03000}": b"" for number in range(4)}
+    with pytest.raises(IntegrityError, match="the names in the archive have more than 10000 bytes"):
         load(world, members)
 
 
