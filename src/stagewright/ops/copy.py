@@ -193,17 +193,23 @@ class Copier:
 def copy_data(source: int, destination: int, info: os.stat_result, check: Callable[[], None]) -> None:
     """Copy a file's bytes between descriptors at their starts; holes of a large sparse file stay holes.
 
-    `check` is called between blocks, and may raise.
+    No more is copied than the size that `info` has, however the file grows meanwhile. `check` is called between blocks,
+    and may raise.
     """
     if info.st_size <= _SMALL:
-        while block := os.read(source, _SMALL):
+        left = info.st_size
+        while left and (block := os.read(source, left)):
             write_all(destination, block)
+            left -= len(block)
         return
     if info.st_blocks * 512 < info.st_size:
         _copy_sparse(source, destination, info.st_size, check)
         return
     copied = 0
-    while count := _copy_range(source, destination, copied, _CHUNK):
+    while copied < info.st_size:
+        count = _copy_range(source, destination, copied, min(info.st_size - copied, _CHUNK))
+        if not count:
+            return
         copied += count
         check()
 
@@ -218,7 +224,7 @@ def _copy_sparse(source: int, destination: int, size: int, check: Callable[[], N
             if error.errno == errno.ENXIO:
                 return
             raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
+        end = min(size, os.lseek(source, start, os.SEEK_HOLE))
         offset = start
         while offset < end:
             count = _copy_range(source, destination, offset, min(end - offset, _CHUNK))

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from email.message import Message
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from stagewright.errors import RegistryError
 from stagewright.patterns import pattern
@@ -19,7 +19,7 @@ from stagewright.records import dataclass, field
 from stagewright.registry.credentials import Credential, CredentialStore
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
 from stagewright.registry.hosts import Host, is_loopback
-from stagewright.registry.http import HttpClient, Response
+from stagewright.registry.http import HttpClient, Response, split_url
 
 _MAX_TOKEN_ANSWER = 1 << 20
 _DEFAULT_LIFETIME_S = 60
@@ -128,9 +128,9 @@ class Authorizer:
     def _fetch_token(self, host: Host, scheme: str, challenge: Challenge, scopes: frozenset[str]) -> tuple[str, float]:
         realm = challenge.parameters.get("realm", "")
         credential = self._credentials.get(host.name)
-        parts = urlsplit(realm)
-        if credential is not None and scheme == "https" and parts.scheme == "http" and not is_loopback(_name(realm)):
-            raise RegistryError(f"{host.name} wants its credentials sent to {_name(realm)} without encryption")
+        origin, target = split_url(realm)
+        if credential is not None and scheme == "https" and origin.scheme == "http" and not is_loopback(origin.host):
+            raise RegistryError(f"{host.name} wants its credentials sent to {origin.netloc} without encryption")
         wanted = _merge_scopes(scopes, challenge.parameters.get("scope", ""))
         query = [("service", challenge.parameters["service"])] if "service" in challenge.parameters else []
         headers: dict[str, str] = {}
@@ -144,8 +144,9 @@ class Authorizer:
             if credential is not None:
                 query.append(("account", credential.username))
                 headers["Authorization"] = _basic(credential)
-            separator = "&" if parts.query else "?"
-            response = self._http.request("GET", f"{realm}{separator}{urlencode(query)}", headers)
+            separator = "&" if "?" in target else "?"
+            url = f"{origin.scheme}://{origin.netloc}{target}{separator}{urlencode(query)}"
+            response = self._http.request("GET", url, headers)
         with response:
             return _read_token(response, host)
 
@@ -183,10 +184,6 @@ def _merge_scopes(scopes: frozenset[str], more: str) -> list[str]:
 
 def _basic(credential: Credential) -> str:
     return "Basic " + base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()
-
-
-def _name(url: str) -> str:
-    return urlsplit(url).hostname or ""
 
 
 def _login_hint(host: Host) -> str:

@@ -18,6 +18,7 @@ from stagewright.config import RegistryTable
 from stagewright.errors import CanceledError, RegistryError
 from stagewright.records import dataclass
 from stagewright.registry.errors import UnreachableError
+from stagewright.registry.pace import PacedResponse
 from stagewright.registry.proxy import Proxy, proxy_for
 
 if TYPE_CHECKING:
@@ -181,14 +182,15 @@ class HttpClient:
         RegistryError for bad certificates and endless redirects, CanceledError after `abort()`.
         """
         first = split_url(url)[0]
+        headers = dict(headers or {})
         for _ in range(_MAX_REDIRECTS + 1):
             origin, target = split_url(url)
-            sent = dict(headers or {})
             if origin != first:
                 if secret_body and body is not None:
                     raise RegistryError(f"{first.netloc} redirects a request with credentials to another host")
-                sent.pop("Authorization", None)
-            response = self._send(method, url, origin, target, sent, body)
+                # For good: a host in between must not choose what is asked for with them (as in CVE-2024-45336).
+                headers.pop("Authorization", None)
+            response = self._send(method, url, origin, target, dict(headers), body)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return response
@@ -315,10 +317,13 @@ class HttpClient:
     def _connection(self, origin: Origin, proxy: Proxy | None) -> http.client.HTTPConnection:
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
         if origin.scheme == "http":
-            return _PlainConnection(host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK)
+            plain = _PlainConnection(host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK)
+            plain.response_class = PacedResponse
+            return plain
         connection = http.client.HTTPSConnection(
             host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK, context=self._context(origin)
         )
+        connection.response_class = PacedResponse
         if proxy is not None:
             headers = {"Host": f"{origin.host}:{origin.port}"}
             if proxy.authorization:

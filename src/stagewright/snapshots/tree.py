@@ -64,6 +64,10 @@ def _infos(folder: str) -> Iterator[tuple[str, os.stat_result]]:
                     continue
     except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        # A step can nest folders deeper than a path can name; what they hold can be removed, but not counted.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
 
 
 def remove_tree(path: str) -> None:

@@ -25,9 +25,10 @@ from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.sources.tree import Entry, Tree
 
 _BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
 # The coarsest clock that a supported kernel stamps files with ticks every 10 ms.
 _RACY_NS = 50_000_000
-_FORMAT = f"stagewright stat index 2 {sys.version_info[:2]}\n".encode()
+_FORMAT = f"stagewright stat index 3 {sys.version_info[:2]}\n".encode()
 
 _Stamp = tuple[int, int, int, int]
 
@@ -134,12 +135,55 @@ def _stamp(info: os.stat_result) -> _Stamp:
 
 
 def _hash_open_file(handle: int) -> bytes:
-    content = hashlib.sha256()
-    while block := os.read(handle, _BLOCK):
-        content.update(block)
+    whole = hashlib.sha256(_hash_content(handle))
     for name, value in read_xattrs(handle):
-        content.update(b"\0%b\0%d\0%b" % (os.fsencode(name), len(value), value))
+        whole.update(b"\0%b\0%d\0%b" % (os.fsencode(name), len(value), value))
+    return whole.digest()
+
+
+def _hash_content(handle: int) -> bytes:
+    """The digest of the bytes that the file has now, which is that of an equal file without holes.
+
+    Blocks of zeros count by their places alone: a file of a few bytes may claim exabytes of them.
+    """
+    info = os.fstat(handle)
+    has_holes = info.st_blocks * 512 < info.st_size
+    content, zeros = hashlib.sha256(), hashlib.sha256(b"%d" % info.st_size)
+    # The last block is read in any case, so that only whole blocks are left out.
+    last = max(0, info.st_size - 1) // _BLOCK * _BLOCK
+    at, zeros_from = 0, -1
+    while at < info.st_size:
+        start = min(last, _next_data(handle, at) // _BLOCK * _BLOCK) if has_holes else at
+        block = os.pread(handle, _BLOCK, start)
+        while block and len(block) < min(_BLOCK, info.st_size - start):
+            more = os.pread(handle, _BLOCK - len(block), start + len(block))
+            if not more:
+                break
+            block += more
+        is_zero = start < last and block == _ZEROS
+        if zeros_from < 0 and (start > at or is_zero):
+            zeros_from = at
+        if not is_zero:
+            if zeros_from >= 0:
+                zeros.update(b" %d-%d" % (zeros_from, start))
+            zeros_from = -1
+            content.update(block)
+        at = start + _BLOCK
+    content.update(zeros.digest())
     return content.digest()
+
+
+def _next_data(handle: int, offset: int) -> int:
+    """Where the file has data next, at or behind an offset; its end where there is no more."""
+    try:
+        return os.lseek(handle, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return os.lseek(handle, 0, os.SEEK_END)
+        if error.errno == errno.EINVAL:
+            # This file system does not tell.
+            return offset
+        raise
 
 
 def read_xattrs(handle: int) -> list[tuple[str, bytes]]:

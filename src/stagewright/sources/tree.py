@@ -169,7 +169,9 @@ class Tree:
     def _scan(self, folder: str) -> list[Entry]:
         try:
             handle = self._open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise self._refused(folder, error) from error
             return []  # It went away after it was seen, or never was.
         found = []
         try:
@@ -187,7 +189,11 @@ class Tree:
 
     def open(self, path: str) -> int:
         """A descriptor to read the file at a resolved path; never a device, never through a link."""
-        return self._open_known(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = self._open_known(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise StagewrightError(f"cannot read {self.label}/{path}: it is no longer an ordinary file")
+        return handle
 
     def open_folder(self, path: str) -> int:
         """A descriptor of the folder at a resolved path."""
@@ -224,7 +230,9 @@ class Tree:
             raise
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
-                raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
+                # Nothing has such a path, but what is below a folder may be too deep to have one.
+                number = errno.ENAMETOOLONG if error.errno == errno.ENAMETOOLONG else errno.ENOENT
+                raise FileNotFoundError(number, os.strerror(number), path) from None
             raise self._refused(path, error) from error
 
 
