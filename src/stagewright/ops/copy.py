@@ -12,6 +12,7 @@ from stagewright.errors import StagewrightError
 from stagewright.ops.target import Target, copy_xattrs
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
+from stagewright.snapshots.holes import data_ranges
 from stagewright.sources.tree import Entry, Tree
 
 _SMALL = 1 << 18
@@ -216,15 +217,7 @@ def copy_data(source: int, destination: int, info: os.stat_result, check: Callab
 
 def _copy_sparse(source: int, destination: int, size: int, check: Callable[[], None]) -> None:
     os.ftruncate(destination, size)
-    offset = 0
-    while offset < size:
-        try:
-            start = os.lseek(source, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        end = min(size, os.lseek(source, start, os.SEEK_HOLE))
+    for start, end in data_ranges(source, size):
         offset = start
         while offset < end:
             count = _copy_range(source, destination, offset, min(end - offset, _CHUNK))

@@ -47,12 +47,19 @@ def _selected(tree: Tree, path: str) -> Selected:
 
 
 def _matches(tree: Tree, pattern: SourcePattern, folder: str, prefix: str) -> Iterator[str]:
-    for entry in tree.children(folder):
+    # Folders may be nested deeper than Python's stack.
+    pending = [(prefix, tree.children(folder))]
+    while pending:
+        prefix, entries = pending[-1]
+        entry = next(entries, None)
+        if entry is None:
+            pending.pop()
+            continue
         name = prefix + posixpath.basename(entry.path)
         if pattern.matches(name):
             yield entry.path
         elif entry.is_dir and pattern.may_match_below(name):
-            yield from _matches(tree, pattern, entry.path, name + "/")
+            pending.append((name + "/", tree.children(entry.path)))
 
 
 def content_digest(tree: Tree, actions: Iterable[CopyAction], digests: FileDigests, check: Callable[[], None]) -> str:

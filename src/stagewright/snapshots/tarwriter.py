@@ -14,6 +14,8 @@ from stagewright.snapshots.tarreader import BLOCK
 from stagewright.snapshots.tree import walk
 
 _CAPABILITY = "security.capability"
+# Zeros that are only claimed are written out in a layer; beyond this nobody would live to see the end of it.
+_MAX_HOLES = 256 << 30
 _TYPES = {
     stat.S_IFREG: tarreader.REGULAR,
     stat.S_IFDIR: tarreader.DIRECTORY,
@@ -70,6 +72,11 @@ def _write_member(
         link_name = os.readlink(path)
     elif kind == tarreader.REGULAR:
         size = info.st_size
+        if size - info.st_blocks * 512 > _MAX_HOLES:
+            raise StoreError(
+                f"/{os.fsdecode(name)} claims {size} bytes, most of them holes, which a layer would hold as zeros",
+                hint="remove it in the step that makes it, or leave it out of the copy",
+            )
     if info.st_nlink > 1 and kind != tarreader.DIRECTORY:
         first = first_names.setdefault((info.st_dev, info.st_ino), name)
         if first != name:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stagewright.snapshots import overlay, owners
+from stagewright.snapshots.holes import data_ranges
 
 _COPY = 1 << 30
 
@@ -166,19 +167,29 @@ def _copy_content(source: bytes, target: bytes) -> None:
     try:
         writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                while os.copy_file_range(reader, writer, _COPY):
-                    pass
-            except OSError as error:
-                # Not every pair of file systems can; whatever was copied was counted by both offsets.
-                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
-                    raise
-                while os.sendfile(writer, reader, None, _COPY):
-                    pass
+            size = os.fstat(reader).st_size
+            os.ftruncate(writer, size)
+            for start, end in data_ranges(reader, size):
+                _copy_range(reader, writer, start, end)
         finally:
             os.close(writer)
     finally:
         os.close(reader)
+
+
+def _copy_range(reader: int, writer: int, start: int, end: int) -> None:
+    os.lseek(reader, start, os.SEEK_SET)
+    os.lseek(writer, start, os.SEEK_SET)
+    left = end - start
+    try:
+        while left and (count := os.copy_file_range(reader, writer, min(left, _COPY))):
+            left -= count
+    except OSError as error:
+        # Not every pair of file systems can; whatever was copied was counted by both offsets.
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        while left and (count := os.sendfile(writer, reader, None, min(left, _COPY))):
+            left -= count
 
 
 def _copy_xattr(source: str | bytes, target: str | bytes, name: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from stagewright.content.folders import make_private
 from stagewright.errors import StoreError
+from stagewright.snapshots.holes import next_data
 from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.sources.tree import Entry, Tree
 
@@ -153,7 +154,7 @@ def _hash_content(handle: int) -> bytes:
     last = max(0, info.st_size - 1) // _BLOCK * _BLOCK
     at, zeros_from = 0, -1
     while at < info.st_size:
-        start = min(last, _next_data(handle, at) // _BLOCK * _BLOCK) if has_holes else at
+        start = min(last, next_data(handle, at) // _BLOCK * _BLOCK) if has_holes else at
         block = os.pread(handle, _BLOCK, start)
         while block and len(block) < min(_BLOCK, info.st_size - start):
             more = os.pread(handle, _BLOCK - len(block), start + len(block))
@@ -171,19 +172,6 @@ def _hash_content(handle: int) -> bytes:
         at = start + _BLOCK
     content.update(zeros.digest())
     return content.digest()
-
-
-def _next_data(handle: int, offset: int) -> int:
-    """Where the file has data next, at or behind an offset; its end where there is no more."""
-    try:
-        return os.lseek(handle, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return os.lseek(handle, 0, os.SEEK_END)
-        if error.errno == errno.EINVAL:
-            # This file system does not tell.
-            return offset
-        raise
 
 
 def read_xattrs(handle: int) -> list[tuple[str, bytes]]:

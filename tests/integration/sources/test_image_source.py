@@ -305,7 +305,8 @@ def test_layers_of_a_type_that_nobody_knows(machine: Machine, media_type: str) -
     layers = tuple(replace(layer, media_type=media_type) for layer in manifest.layers)
     changed = replace(manifest, layers=layers).to_bytes()
     machine.registry.tag = machine.registry.put(changed, mediatypes.OCI_MANIFEST)
-    with pytest.raises(IntegrityError, match=rf"app:1: layer sha256:.* is of the unknown media type '{re.escape(media_type)}'"):
+    message = rf"app:1: layer sha256:.* is of the unknown media type '{re.escape(media_type)}'"
+    with pytest.raises(IntegrityError, match=message):
         machine.pull()
     assert "blob" not in machine.registry.asked[3:]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stagewright.errors import StoreError
 from stagewright.sources import digests as digests_module
@@ -254,3 +257,62 @@ def test_what_a_copy_takes_over_is_in_the_record(context: Context) -> None:
     os.unlink(context.folder / "l")
     os.symlink("g", context.folder / "l")
     assert record("l") != before
+
+
+def test_holes_are_zeros(context: Context) -> None:
+    """Equal contents have one digest, wherever their zeros are holes."""
+    data = bytes(3 << 20) + b"x" + bytes(2 << 20) + b"y" * (1 << 20) + bytes((1 << 20) + 5)
+    (context.folder / "full").write_bytes(data)
+    with open(context.folder / "sparse", "wb") as file:
+        file.truncate(len(data))
+        for at, piece in (((3 << 20), b"x"), ((5 << 20) + 1, b"y" * (1 << 20))):
+            file.seek(at)
+            file.write(piece)
+    with open(context.folder / "partly", "wb") as file:
+        file.write(data[: 4 << 20])
+        file.truncate(len(data))
+        file.seek((5 << 20) + 1)
+        file.write(b"y" * (1 << 20))
+    digests = {digest_in(context.folder, name) for name in ("full", "sparse", "partly")}
+    assert len(digests) == 1
+    for number, other in enumerate((data + b"\0", data[:-1], data[1:] + b"\0", data[: 6 << 20] + bytes((2 << 20) + 6))):
+        (context.folder / f"other{number}").write_bytes(other)
+        digests.add(digest_in(context.folder, f"other{number}"))
+    assert len(digests) == 5
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([b"a", b"b"])), max_size=3), st.integers(0, 3 << 10))
+@settings(max_examples=30, deadline=None)
+def test_where_zeros_are_is_part_of_the_digest(pieces: list[tuple[int, bytes]], tail: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = bytearray((4 << 20) + tail)
+        for half, byte in pieces:
+            data[half << 19 : (half << 19) + 100] = byte * 100
+        (folder / "full").write_bytes(data)
+        with open(folder / "sparse", "wb") as file:
+            file.truncate(len(data))
+            for half, byte in pieces:
+                file.seek(half << 19)
+                file.write(byte * 100)
+        moved = bytes(1 << 20) + data[: -(1 << 20)]
+        (folder / "moved").write_bytes(moved)
+        full, sparse, other = (digest_in(folder, name) for name in ("full", "sparse", "moved"))
+        assert full == sparse
+        assert (full == other) == (bytes(data) == moved)
+
+
+def test_no_content_passes_for_another_with_attributes(context: Context) -> None:
+    (context.folder / "plain").write_bytes(b"x\0user.a\0" + b"1\0b")
+    (context.folder / "marked").write_bytes(b"x")
+    os.setxattr(context.folder / "marked", "user.a", b"b")
+    assert digest_in(context.folder, "plain") != digest_in(context.folder, "marked")
+
+
+def digest_in(folder: Path, name: str) -> bytes:
+    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        tree = Tree(root)
+        return FileDigests().digest(tree, tree.entry(name))
+    finally:
+        os.close(root)
