@@ -16,6 +16,7 @@ from stagewright.options import (
     SecretLeakMode,
     SecretSource,
     SshSource,
+    StepLimits,
     outputs_of,
 )
 from stagewright.progress.events import Sink
@@ -34,6 +35,7 @@ __all__ = [
     "PruneReport",
     "SecretSource",
     "SshSource",
+    "StepLimits",
     "Store",
     "TargetList",
     "UsageRow",
@@ -72,9 +74,11 @@ def build(
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
     network: str = "default",
+    allow: Sequence[str] = (),
     add_hosts: Sequence[tuple[str, str]] = (),
     shm_size: int | None = None,
     ulimits: Sequence[tuple[str, int, int]] = (),
+    limits: StepLimits | None = None,
     platform: str | None = None,
     jobs: int | None = None,
     offline: bool = False,
@@ -92,10 +96,10 @@ def build(
     context, a git repository, or the URL of an archive or of a Dockerfile alone; `file` is the Dockerfile's path
     (default `Dockerfile` in the context), `dockerfile` its text instead, `build_args` name to value, `build_contexts`
     the name of a stage or image to what stands for it, `outputs` what to make (default: an image in the store, under
-    `tags`), `shm_size` in bytes, `ulimits` (name, soft, hard). `jobs` bounds the steps that run at once, `offline`
-    forbids to ask registries and other servers, `oci_runtime` is the path of an OCI runtime to run steps with,
-    `host_ca` lets steps trust the host's CA bundle (True) or that of a path. `root` is the state directory and `config`
-    the configuration file.
+    `tags`), `shm_size` in bytes, `ulimits` (name, soft, hard), `allow` entitlements; `limits` gathers those of memory,
+    processors and processes. `jobs` bounds the steps that run at once, `offline` forbids to ask registries and other
+    servers, `oci_runtime` is the path of an OCI runtime to run steps with, `host_ca` lets steps trust the host's CA
+    bundle (True) or that of a path. `root` is the state directory and `config` the configuration file.
 
     The files that the build leaves and the image's config are searched for the values of `secrets`. `secret_leak` says
     what comes of a find: "fail" raises SecretLeakError, "warn" reports a warning, "off" searches nothing.
@@ -124,9 +128,11 @@ def build(
         labels=dict(labels or {}),
         annotations=dict(annotations or {}),
         network=network,
+        allow=tuple(allow),
         add_hosts=tuple(add_hosts),
         shm_size=shm_size,
         ulimits=tuple(ulimits),
+        limits=limits or StepLimits(),
         platform=platform,
         jobs=jobs,
         offline=offline,

@@ -22,6 +22,7 @@ from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_expor
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
 from stagewright.frontend.convert import convert
+from stagewright.frontend.entitlements import granted
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan
 from stagewright.frontend.rules import Finding
 from stagewright.graph.ops import ExecOp
@@ -266,18 +267,21 @@ class Builder:
                 elif path:
                     from stagewright.sandbox.oci import OciRuntime
 
-                    self._runtime = OciRuntime(path, self._notify)
+                    self._runtime = OciRuntime(path, self._options.limits, self._notify)
                 else:
                     from stagewright.sandbox.native import NativeRuntime
 
-                    self._runtime = NativeRuntime(self._notify)
+                    self._runtime = NativeRuntime(self._options.limits, self._notify)
             return self._runtime
 
     def _chroot_runtime(self, oci_runtime: str | None) -> Runtime:
+        from stagewright.sandbox.cgroups import complaint as complaint_of
         from stagewright.sandbox.chroot import ChrootRuntime
 
         if oci_runtime:
             raise UsageError(f"steps cannot run by {oci_runtime} and in a chroot", hint=privilege.forgone())
+        if (complaint := complaint_of(self._options.limits, frozenset())) is not None:
+            self._notify(complaint)
         mounts = self.state.cache_mounts
         return ChrootRuntime(self._notify, mounts.lent, mounts.returned)
 
@@ -353,6 +357,7 @@ class Builder:
             no_cache=options.no_cache,
             no_cache_filter=options.no_cache_filter,
             network=options.network,  # type: ignore[arg-type]
+            entitlements=granted(options.allow, options.network),
             extra_hosts=options.add_hosts,
             ulimits=options.ulimits,
             shm_size=options.shm_size or 0,

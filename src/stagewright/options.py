@@ -45,6 +45,27 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What each step may use of the machine, as `docker run` has it; None is for no limit, or the default of `pids`.
+
+    `memory` and `memory_swap`, which is for both together, are bytes (-1: unlimited), `cpu_shares` a weight of 2 to
+    262144, of which a step without a limit has 1024. A step gets `cpu_quota` microseconds of processor time in each
+    period of `cpu_period`. The sets are lists as `0-3,7`. `pids` is the number of processes and threads (-1:
+    unlimited). Steps' control groups are made in `cgroup_parent`, a path below the mount of their hierarchy.
+    """
+
+    memory: int | None = None
+    memory_swap: int | None = None
+    cpu_shares: int | None = None
+    cpu_period: int | None = None
+    cpu_quota: int | None = None
+    cpuset_cpus: str | None = None
+    cpuset_mems: str | None = None
+    pids: int | None = None
+    cgroup_parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """All options of one build; `stagewright.api.build` says what each means."""
 
@@ -64,9 +85,11 @@ class BuildOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     network: str = "default"
+    allow: tuple[str, ...] = ()
     add_hosts: tuple[tuple[str, str], ...] = ()
     shm_size: int | None = None
     ulimits: tuple[tuple[str, int, int], ...] = ()
+    limits: StepLimits = field(default_factory=StepLimits)
     platform: str | None = None
     jobs: int | None = None
     offline: bool = False

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stagewright.cli.flags import CommandParser
+from stagewright.cli.limits import add_step_limits, step_limits
 from stagewright.cli.values import (
     csv_fields,
     one_of,
@@ -31,24 +32,13 @@ if TYPE_CHECKING:
 # Flags of buildx, and those of the builder before it that buildx still takes.
 REFUSED = frozenset(
     {
-        "allow",
         "attest",
         "builder",
         "cache-from",
         "cache-to",
-        "cgroup-parent",
-        "cpu-period",
-        "cpu-quota",
-        "cpu-shares",
-        "c",
-        "cpuset-cpus",
-        "cpuset-mems",
         "debug-json",
         "detach",
         "invoke",
-        "memory",
-        "m",
-        "memory-swap",
         "on",
         "policy",
         "print",
@@ -128,9 +118,11 @@ def _add_leftovers(parser: CommandParser) -> None:
 
 def _add_steps(parser: CommandParser) -> None:
     parser.single("--network", default="default", metavar="MODE", help="network of RUN: default, host or none")
+    parser.repeatable("--allow", metavar="ENTITLEMENT", help="let RUN ask for network.host or security.insecure")
     parser.repeatable("--add-host", metavar="NAME:ADDRESS", help="add a line to the hosts file of RUN")
     parser.single("--shm-size", type=parse_size, metavar="SIZE", help="size of /dev/shm in RUN")
     parser.repeatable("--ulimit", metavar="NAME=SOFT[:HARD]", type=parse_ulimit, help="set a limit for RUN")
+    add_step_limits(parser)
 
 
 def _add_results(parser: CommandParser) -> None:
@@ -282,6 +274,8 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
         "add_hosts": [parse_host(text) for text in _split(options.add_host)],
         "shm_size": options.shm_size,
         "ulimits": options.ulimit,
+        "allow": options.allow,
+        "limits": step_limits(options),
         "platform": _platform(options.platform, environ),
         "jobs": options.jobs,
         "offline": options.offline,

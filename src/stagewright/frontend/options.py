@@ -65,6 +65,7 @@ class Options:
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
     network: Network = "default"
+    entitlements: frozenset[str] = frozenset()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
     shm_size: int = 0

@@ -10,6 +10,7 @@ from stagewright.dockerfile.heredoc import parse_heredoc
 from stagewright.dockerfile.mounts import MountType, RunMount, Sharing, parse_mount
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError
+from stagewright.frontend import entitlements
 from stagewright.frontend.contexts import is_folder, part_of
 from stagewright.frontend.options import Options
 from stagewright.frontend.paths import absolute
@@ -29,10 +30,7 @@ def apply_run(
     state: StageState, run: ast.Run, lexer: Lexer, options: Options, source: Source, name_of: Callable[[str], str]
 ) -> None:
     """Add a RUN to the stage. `name_of` makes the display name from the instruction's text."""
-    if run.devices:
-        raise DockerfileError("RUN --device is not supported")
-    if run.security == "insecure":
-        raise DockerfileError("RUN --security=insecure is not allowed", hint="run it in the sandbox")
+    entitlements.check(run, options.entitlements)
     step = _Step(state, options, source)
     args = step.command_line(run)
     secret_names = step.add_mounts(run, lexer)
@@ -183,6 +181,7 @@ class _Step:
             extra_hosts=options.extra_hosts,
             ulimits=options.ulimits,
             shm_size=options.shm_size,
+            security=run.security,  # type: ignore[arg-type]
             network=run.network if run.network != "default" else options.network,  # type: ignore[arg-type]
             proxy_env=_proxy_env(options),
         )

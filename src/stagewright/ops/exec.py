@@ -220,6 +220,10 @@ class ExecRunner:
         reason = f"exit code: {outcome.exit_code}"
         if outcome.signal is not None:
             reason += f" (killed by signal {outcome.signal})"
+        hint = None
+        if outcome.out_of_memory:
+            reason += ": out of memory"
+            hint = "the kernel killed it, or a process of it, at the step's memory limit"
         return StepFailedError(
             f'process "{redact_text(" ".join(op.args))}" did not complete successfully: {reason}',
             exit_code=outcome.exit_code,
@@ -227,6 +231,7 @@ class ExecRunner:
             stage=vertex.meta.stage,
             log_tail=tail.text(),
             location=vertex.meta.location,
+            hint=hint,
         )
 
 

@@ -74,6 +74,8 @@ class BundleChild(Child):
         kept = self._kept_capabilities()
         names = [name for number, name in enumerate(process.CAPABILITY_NAMES) if kept >> number & 1]
         settings["capabilities"] = {"bounding": names, "effective": names, "permitted": names}
+        if request["insecure"]:
+            settings["capabilities"].update(inheritable=names, ambient=names)
         return config
 
     def _check_user_files(self, files: FileSystem) -> None:

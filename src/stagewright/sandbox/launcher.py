@@ -11,12 +11,14 @@ import os
 import select
 from _socket import socket
 
-from stagewright.sandbox import coredumps, kernel, leftovers, process, wire
+from stagewright.sandbox import coredumps, groups, kernel, leftovers, process, wire
 from stagewright.sandbox.child import Child, NativeChild
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from stagewright.sandbox.groups import BuildGroup
 
 _SIGKILL = 9
 
@@ -26,16 +28,17 @@ def main(control_fd: int) -> NoReturn:
     control = socket(fileno=control_fd)
     os.set_inheritable(control_fd, False)
     try:
-        program, bundles = wire.receive_message(control)
-        _enter_pid_namespace(bundles)
-        launcher = _Launcher(control, program, bundles is not None)
+        program, bundles, name, hierarchies = wire.receive_message(control)
+        build_groups = groups.make(name, hierarchies)
+        _enter_pid_namespace(bundles, build_groups)
+        launcher = _Launcher(control, program, bundles is not None, build_groups)
     except (OSError, EOFError) as error:
         wire.send(control, (wire.FAILED, f"cannot start the launcher of steps: {error}"))
         os._exit(1)
     launcher.serve()
 
 
-def _enter_pid_namespace(bundles: tuple[str, str] | None) -> None:
+def _enter_pid_namespace(bundles: tuple[str, str] | None, build_groups: list[BuildGroup]) -> None:
     """Come back as the first process of a new PID namespace; the old process stays to clean up after it."""
     kernel.unshare(kernel.CLONE_NEWPID)
     pid = os.fork()
@@ -44,13 +47,19 @@ def _enter_pid_namespace(bundles: tuple[str, str] | None) -> None:
         os.waitpid(pid, 0)
         if bundles is not None:
             leftovers.remove(*bundles)
+        for group in build_groups:
+            group.remove()
         os._exit(0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
 
 
 class _Launcher:
-    def __init__(self, control: socket, program: bytes, with_bundles: bool) -> None:
+    def __init__(
+        self, control: socket, program: bytes, with_bundles: bool, build_groups: list[BuildGroup]
+    ) -> None:
         self._control = control
+        self._groups = build_groups
+        self._steps = 0
         self._privileges = process.Privileges(kernel.SeccompProgram(program))
         self._child_type: type[Child] = NativeChild
         if with_bundles:
@@ -59,7 +68,7 @@ class _Launcher:
             self._child_type = BundleChild
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self._null = os.open("/dev/null", os.O_RDONLY)
-        self._children: dict[int, tuple[int, socket]] = {}
+        self._children: dict[int, tuple[int, socket, int]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         os.umask(0)
@@ -67,7 +76,7 @@ class _Launcher:
         _be_killable()
         gc.disable()
         gc.freeze()
-        wire.send(control, (wire.READY,))
+        wire.send(control, (wire.READY, sorted({name for group in build_groups for name, _, _ in group.settings})))
 
     def serve(self) -> NoReturn:
         while True:
@@ -82,18 +91,22 @@ class _Launcher:
 
     def _start(self, status_fd: int, stdout: int, stderr: int, network: int | None = None) -> None:
         status = socket(fileno=status_fd)
+        self._steps += 1
+        number = self._steps
         try:
+            places = [group.add_step(number) for group in self._groups]
             kernel.unshare(kernel.CLONE_NEWPID)
             pid = os.fork()
             if not pid:
-                self._run(status, stdout, stderr, network)
+                self._run(status, stdout, stderr, network, places)
             kernel.setns(self._pid_namespace, kernel.CLONE_NEWPID)
             pidfd = os.pidfd_open(pid)
-            self._children[pidfd] = (pid, status)
+            self._children[pidfd] = (pid, status, number)
             self._poll.register(pidfd, select.POLLIN)
             self._tell(status, (wire.STARTED,), [pidfd])
         except OSError as error:
-            self._tell(status, (wire.FAILED, f"cannot start a process: {error}"))
+            self._tell(status, (wire.FAILED, f"cannot start a process: {error.strerror}"))
+            self._remove_groups(number)
             status.close()
         finally:
             for fd in (stdout, stderr, network):
@@ -101,12 +114,18 @@ class _Launcher:
                     os.close(fd)
 
     def _reap(self, pidfd: int) -> None:
-        pid, status = self._children.pop(pidfd)
+        pid, status, number = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        self._tell(status, (wire.EXITED, code if code >= 0 else 128 - code, max(0, -code)))
+        out_of_memory = any(group.has_run_out_of_memory(number) for group in self._groups)
+        self._remove_groups(number)
+        self._tell(status, (wire.EXITED, code if code >= 0 else 128 - code, max(0, -code), out_of_memory))
         status.close()
+
+    def _remove_groups(self, number: int) -> None:
+        for group in self._groups:
+            group.remove_step(number)
 
     def _tell(self, status: socket, message: tuple[object, ...], descriptors: tuple[int, ...] | list[int] = ()) -> None:
         try:
@@ -115,7 +134,9 @@ class _Launcher:
             # Nobody waits for this step any more.
             return
 
-    def _run(self, status: socket, stdout: int, stderr: int, network: int | None) -> NoReturn:
+    def _run(
+        self, status: socket, stdout: int, stderr: int, network: int | None, places: list[str]
+    ) -> NoReturn:
         child: Child | None = None
         try:
             request = wire.receive_request(status)
@@ -123,6 +144,8 @@ class _Launcher:
                 from stagewright.sandbox.network_child import NetworkChild
 
                 NetworkChild(request, status, self._privileges.bounding).run()
+            for place in places:
+                groups.join(place)
             child = self._child_type(request, status, self._privileges)
             if network is not None:
                 child.join_network(network)

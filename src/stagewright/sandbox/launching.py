@@ -7,9 +7,11 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable, Sequence
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox import kernel, seccomp, wire
+from stagewright.sandbox.cgroups import Hierarchy
 
 Bundles = tuple[str, str]
 """For OCI runtimes: a directory to mount bundles upon and the control group of all steps; both go with the launcher."""
@@ -18,10 +20,11 @@ Bundles = tuple[str, str]
 class LauncherProcess:
     """The launcher and the socket on which it takes steps, which run natively or as `bundles`.
 
+    `hierarchies` are where the control groups of steps may be; `controllers` are those whose limits are in force.
     Raises SandboxError where it cannot be started.
     """
 
-    def __init__(self, bundles: Bundles | None = None) -> None:
+    def __init__(self, bundles: Bundles | None = None, hierarchies: Sequence[Hierarchy] = ()) -> None:
         program = seccomp.default_filter(os.uname().machine)
         self._control, theirs = socket.socketpair()
         self._pid = 0
@@ -42,9 +45,10 @@ class LauncherProcess:
             self._control.close()
             reason = failures[0].strerror
             raise SandboxError(f"cannot start the launcher of steps: {reason}")
-        self._greet((program, bundles))
+        self.controllers: frozenset[str] = frozenset()
+        self._greet((program, bundles, f"stagewright-{os.urandom(8).hex()}", list(hierarchies)))
 
-    def _greet(self, greeting: tuple[bytes, Bundles | None]) -> None:
+    def _greet(self, greeting: tuple[bytes, Bundles | None, str, list[Hierarchy]]) -> None:
         try:
             self._control.sendall(wire.pack(greeting))
             answer = wire.receive_message(self._control)
@@ -53,6 +57,7 @@ class LauncherProcess:
         if answer[0] != wire.READY:
             self.close()
             raise SandboxError(answer[1])
+        self.controllers = frozenset(answer[1])
 
     def start(self, status: int, stdout: int, stderr: int, network: int | None = None) -> None:
         """Have a process started that reads its request from `status`, in the network namespace `network`."""
@@ -114,8 +119,15 @@ def _make_root_a_mount() -> None:
 class LauncherSlot:
     """The launcher of a runtime: started by the first thread that needs it, ended once."""
 
-    def __init__(self, bundles: Bundles | None = None) -> None:
+    def __init__(
+        self,
+        bundles: Bundles | None = None,
+        hierarchies: Sequence[Hierarchy] = (),
+        on_start: Callable[[LauncherProcess], None] = lambda launcher: None,
+    ) -> None:
         self._bundles = bundles
+        self._hierarchies = hierarchies
+        self._on_start = on_start
         self._lock = threading.Lock()
         self._launcher: LauncherProcess | None = None
         self._closed = False
@@ -126,7 +138,8 @@ class LauncherSlot:
             if self._closed:
                 raise SandboxError("the runtime is closed")
             if self._launcher is None:
-                self._launcher = LauncherProcess(self._bundles)
+                self._launcher = LauncherProcess(self._bundles, self._hierarchies)
+                self._on_start(self._launcher)
             return self._launcher
 
     def close(self) -> None:

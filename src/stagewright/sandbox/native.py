@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagewright.sandbox.launching import LauncherSlot
+from stagewright.options import StepLimits
+from stagewright.sandbox import cgroups
+from stagewright.sandbox.launching import LauncherProcess, LauncherSlot
 from stagewright.sandbox.network import BuildNetwork
 from stagewright.sandbox.request import build_request
 from stagewright.sandbox.running import StepRun
@@ -12,21 +14,29 @@ from stagewright.sandbox.spec import Cancellation, Outcome, OutputSink, Step
 
 
 class NativeRuntime:
-    """Runs steps by a launcher process that is started with the first one.
+    """Runs steps, each within the limits, by a launcher process that is started with the first one.
 
     `notify` gets a line on what steps must do without on this machine.
     """
 
     shares_folders = True
 
-    def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
-        self._launcher = LauncherSlot()
+    def __init__(self, limits: StepLimits | None = None, notify: Callable[[str], None] = lambda text: None) -> None:
+        self._limits = limits or StepLimits()
+        self._notify = notify
+        self._launcher = LauncherSlot(hierarchies=cgroups.plan(self._limits), on_start=self._complain)
         self._network = BuildNetwork(notify)
+
+    def _complain(self, launcher: LauncherProcess) -> None:
+        complaint = cgroups.complaint(self._limits, launcher.controllers)
+        if complaint is not None:
+            self._notify(complaint)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
         launcher = self._launcher.get()
         joined = self._network.join(step, launcher)
+        step = cgroups.contained(step, self._limits, launcher.controllers)
         request = build_request(step, joined.resolv_conf)
         return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)
 

@@ -193,7 +193,7 @@ def _await_namespace(status: socket.socket) -> int:
                         return held.pop()
                     case (wire.FAILED, text):
                         raise SandboxError(text)
-                    case (wire.EXITED, code, _):
+                    case (wire.EXITED, code, *_):
                         raise SandboxError(f"ended with exit code {code}")
     finally:
         for fd in held:

@@ -7,12 +7,13 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stagewright import privilege
 from stagewright.errors import SandboxError
-from stagewright.sandbox import mounts, seccomp
+from stagewright.options import StepLimits
+from stagewright.sandbox import cgroups, mounts, seccomp
 from stagewright.sandbox.launching import LauncherSlot
 from stagewright.sandbox.network import BuildNetwork
 from stagewright.sandbox.request import build_request
@@ -32,31 +33,41 @@ class OciRuntime:
 
     shares_folders = True
 
-    def __init__(self, path: str, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, path: str, limits: StepLimits | None = None, notify: Callable[[str], None] = lambda text: None
+    ) -> None:
         found = shutil.which(path)
         if found is None:
             raise SandboxError(f"there is no OCI runtime {path!r}")
         self._path = os.path.abspath(found)
         # Only ever a place to mount upon, in the namespace of one step.
         self._directory = tempfile.mkdtemp(prefix="stagewright-oci-")
-        self._cgroup = os.path.basename(self._directory)
+        self._limits = limits or StepLimits()
+        self._cgroup = os.path.join(self._limits.cgroup_parent or "", os.path.basename(self._directory))
         self._launcher = LauncherSlot((self._directory, self._cgroup))
         self._network = BuildNetwork(notify)
+        if privilege.in_user_namespace() and (complaint := cgroups.complaint(self._limits, frozenset())) is not None:
+            notify(complaint)
         self._numbers = itertools.count(1)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
         launcher = self._launcher.get()
         joined = self._network.join(step, launcher)
+        if privilege.in_user_namespace():
+            step = cgroups.contained(step, self._limits, frozenset())
         request = build_request(step, joined.resolv_conf)
         number = next(self._numbers)
+        cgroup = f"{self._cgroup}/step{number}"
+        resources = cgroups.oci_resources(self._limits)
+        config = bundle_config(
+            step, request["limits"], cgroup, joined=joined.namespace is not None, resources=resources
+        )
         request["oci"] = {
             "runtime": self._path,
             "directory": self._directory,
             "id": f"step{number}",
-            "config": bundle_config(
-                step, request["limits"], f"{self._cgroup}/step{number}", joined=joined.namespace is not None
-            ),
+            "config": config,
         }
         return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)
 
@@ -69,11 +80,17 @@ class OciRuntime:
 
 
 def bundle_config(
-    step: Step, limits: list[tuple[int, int, int]], cgroup: str, *, joined: bool = False
+    step: Step,
+    limits: list[tuple[int, int, int]],
+    cgroup: str,
+    *,
+    joined: bool = False,
+    resources: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config.json of a step, less what only its root file system tells: user, environment, root, own mounts.
 
-    `joined` says that the runtime is started in a network of the build's own, which the step has with it.
+    `joined` says that the runtime is started in a network of the build's own, which the step has with it. `resources`
+    are the limits of the step's control group, which it only has outside of user namespaces.
     """
     insecure = step.security == "insecure"
     namespaces = [*_NAMESPACES, *(["network"] if step.network == "none" else [])]
@@ -88,6 +105,7 @@ def bundle_config(
     if not privilege.in_user_namespace():
         # In one there may be no groups to make; a runtime that is given no path does without.
         linux["cgroupsPath"] = cgroup
+        linux["resources"].update(resources or {})
     if insecure:
         linux["devices"] = _host_devices()
     else:

@@ -81,7 +81,8 @@ def become(
     """Take on the identity and keep only the capabilities `keep`; `bounding` is the present bounding set.
 
     The filter comes first, since it needs CAP_SYS_ADMIN: no_new_privs stays off so that setuid programs work. A user
-    other than root starts without capabilities, as the kernel has it at the exec that follows.
+    other than root starts without capabilities, as the kernel has it at the exec that follows, unless there is no
+    filter: then the capabilities are for any user.
     """
     if program is not None:
         program.install()
@@ -90,10 +91,17 @@ def become(
         # A namespace that was made without help has given up this call.
         os.setgroups(groups)
     os.setresgid(gid, gid, gid)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     os.setresuid(uid, uid, uid)
     kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
-    held = keep if uid == 0 else 0
-    kernel.set_capabilities(held, held, 0)
+    if program is not None:
+        held = keep if uid == 0 else 0
+        kernel.set_capabilities(held, held, 0)
+        return
+    kernel.set_capabilities(keep, keep, keep)
+    for number in range(keep.bit_length()):
+        if keep >> number & 1:
+            kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_RAISE, number)
 
 
 def drop_from_bounding(bounding: int, keep: int) -> None:

@@ -39,7 +39,7 @@ class StepRun:
         self._pidfd: int | None = None
         self._killed = False
         self._failure: str | None = None
-        self._exit: tuple[int, int] | None = None
+        self._exit: tuple[int, int, bool] | None = None
         self._over = False
         self._stubs: tuple[tuple[str, ...], dict[str, stubs.DirectoryState]] = ((), {})
         self._relays: list[Relay] = []
@@ -131,8 +131,8 @@ class StepRun:
                     self._stubs = created, directories
                 case (wire.FAILED, text):
                     self._failure = text
-                case (wire.EXITED, code, number):
-                    self._exit = code, number
+                case (wire.EXITED, code, number, out_of_memory):
+                    self._exit = code, number, out_of_memory
                     self._over = True
 
     def _release(self, status: socket.socket, ends: list[int]) -> None:
@@ -157,6 +157,6 @@ class StepRun:
             raise SandboxError(self._failure)
         if self._exit is None:
             raise SandboxError("the launcher of steps has died")
-        code, number = self._exit
+        code, number, out_of_memory = self._exit
         canceled = self._killed and number == signal.SIGKILL
-        return Outcome(code, number or None, tuple(reversed(self._stubs[0])), canceled)
+        return Outcome(code, number or None, tuple(reversed(self._stubs[0])), canceled, out_of_memory)

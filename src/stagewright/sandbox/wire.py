@@ -21,7 +21,7 @@ _MAX_DESCRIPTORS = 253
 
 # What comes up. READY and FAILED are on the launcher's socket too.
 READY = "ready"
-"""(READY,): the launcher can take steps."""
+"""(READY, controllers): the launcher can take steps, and has the limits of these controllers in force for them."""
 FAILED = "failed"
 """(FAILED, message): the launcher or a step cannot start."""
 STARTED = "started"
@@ -33,7 +33,7 @@ STUBS = "stubs"
 NETWORK = "network"
 """(NETWORK,) with the network namespace for steps."""
 EXITED = "exited"
-"""(EXITED, exit code, signal or 0): the step is over."""
+"""(EXITED, exit code, signal or 0, whether the kernel killed something for want of memory): the step is over."""
 
 
 def pack(message: Any) -> bytes:

@@ -98,11 +98,49 @@ def test_networks(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
         RUN --network=none ip -o link | grep -vc ' lo:' > /none; ip -o link | grep -c UP >> /none; true
         RUN --network=host readlink /proc/self/ns/net > /host
     """)
-    files = shared_bench.files("--no-cache", *runtime)
+    assert "network.host is not allowed" in shared_bench.fail(*runtime)
+    files = shared_bench.files("--no-cache", "--allow=network.host", *runtime)
     assert files.lines("/none") == ["0", "1"]
     assert files.text("/host").strip() == os.readlink("/proc/self/ns/net")
-    files = shared_bench.files("--no-cache", "--network=none", *runtime)
+    files = shared_bench.files("--no-cache", "--network=none", "--allow=network.host", *runtime)
     assert files.text("/none") == "0\n1\n"
+
+
+def test_the_flag_for_the_hosts_network_grants_it(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
+    shared_bench.dockerfile("""
+        FROM busybox
+        RUN readlink /proc/self/ns/net > /one
+        RUN --network=host readlink /proc/self/ns/net > /other
+    """)
+    files = shared_bench.files("--no-cache", "--network=host", *runtime)
+    assert files.text("/one") == files.text("/other") == os.readlink("/proc/self/ns/net") + "\n"
+
+
+def test_insecure_steps(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
+    shared_bench.dockerfile("""
+        FROM busybox
+        RUN --security=insecure grep -E '^(Cap(Prm|Eff|Amb)|Seccomp):' /proc/self/status > /root-has && \\
+            mkdir /m && mount -t tmpfs none /m && echo yes > /mounted
+        USER 1000
+        RUN --security=insecure sh -c 'grep CapEff: /proc/self/status' > /tmp/user-has
+    """)
+    assert "security.insecure is not allowed" in shared_bench.fail(*runtime)
+    files = shared_bench.files("--no-cache", "--allow=security.insecure", *runtime)
+    found = dict(line.split(":\t") for line in files.lines("/root-has"))
+    assert found["Seccomp"] == "0"
+    assert found["CapPrm"] == found["CapEff"] == found["CapAmb"] == files.text("/tmp/user-has").split()[1]
+    assert int(found["CapEff"], 16) & 1 << 21
+    assert files.text("/mounted") == "yes\n"
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").exists(), reason="no old hierarchy that counts processes")
+def test_limits_of_a_step(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
+    shared_bench.dockerfile("""
+        FROM busybox
+        RUN for i in $(seq 60); do sleep 60 & done
+    """)
+    assert "exit code: 2" in shared_bench.fail("--pids-limit=20", "--ulimit=nproc=500", *runtime)
+    shared_bench.files("--pids-limit=100", *runtime)
 
 
 def test_what_a_step_is_given_is_in_no_layer(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:

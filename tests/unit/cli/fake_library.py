@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import stagewright
+from stagewright.options import StepLimits
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class FakeLibrary(ModuleType):
         super().__init__("stagewright.api")
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.answers: dict[str, Any] = {"build": BuildResult()}
-        for kind in (SecretSource, SshSource, Output, BuildResult, ImageInfo, UsageRow, PruneReport):
+        for kind in (SecretSource, SshSource, StepLimits, Output, BuildResult, ImageInfo, UsageRow, PruneReport):
             setattr(self, kind.__name__, kind)
         self.Store = lambda **where: FakeStore(self, where)
 

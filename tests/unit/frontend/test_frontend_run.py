@@ -250,7 +250,7 @@ def test_devices_are_refused() -> None:
 
 
 def test_insecure_steps_are_refused() -> None:
-    assert refused("FROM a\nRUN --security=insecure true") == "RUN --security=insecure is not allowed"
+    assert refused("FROM a\nRUN --security=insecure true") == "security.insecure is not allowed"
     assert execs(build("FROM a\nRUN --security=sandbox true"))
 
 
@@ -263,3 +263,8 @@ def test_step_is_located_and_named() -> None:
 def test_platform_of_steps() -> None:
     plan = build("FROM --platform=linux/arm64 a\nRUN true")
     assert {vertex.platform for vertex in vertices(plan)} == {"linux/arm64"}
+
+
+def test_insecure_steps_that_are_granted() -> None:
+    plan = build("FROM a\nRUN --security=insecure true", entitlements=frozenset({"security.insecure"}))
+    assert last_exec(plan).security == "insecure"

@@ -1,0 +1,140 @@
+"""The control groups of a build's steps, seen from the launcher, which makes them and takes them away again.
+
+A build has one group in each hierarchy that it uses, with one group a step inside.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stagewright.sandbox.cgroups import Hierarchy, Setting
+
+
+class BuildGroup:
+    """A build's group in one hierarchy, at `path`. `settings` are its steps' limits that hold there."""
+
+    def __init__(self, path: str, settings: list[Setting], is_v2: bool) -> None:
+        self.path = path
+        self.settings = settings
+        self.is_v2 = is_v2
+
+    def add_step(self, number: int) -> str:
+        """Make a step's group with its limits; gives its path. Raises OSError, which names a limit that is refused."""
+        path = f"{self.path}/step{number}"
+        os.mkdir(path)
+        for _, name, value in self.settings:
+            try:
+                _write(f"{path}/{name}", value)
+            except OSError as error:
+                raise OSError(error.errno, f"{name} {value}: {error.strerror}") from None
+        return path
+
+    def has_run_out_of_memory(self, number: int) -> bool:
+        """Whether the kernel has killed something of a step for want of memory."""
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in self._events(number))
+
+    def _events(self, number: int) -> list[str]:
+        try:
+            with open(f"{self.path}/step{number}/memory.events", encoding="ascii") as file:
+                return file.read().splitlines()
+        except OSError:
+            return []
+
+    def remove_step(self, number: int) -> None:
+        """Take a step's group away, once its processes have ended; what it made inside goes with it."""
+        _remove_tree(f"{self.path}/step{number}")
+
+    def remove(self) -> None:
+        """Take the whole group away, with what may still run inside."""
+        if self.is_v2:
+            _write_quietly(f"{self.path}/cgroup.kill", "1")
+        _remove_tree(self.path)
+
+
+def make(name: str, hierarchies: Iterable[Hierarchy]) -> list[BuildGroup]:
+    """Make a build's group `name` in each hierarchy that lets us have one with all settings, or some of them."""
+    found = []
+    for places, settings, is_v2 in hierarchies:
+        for place in places:
+            try:
+                found.append(_make_in(place, name, settings, is_v2))
+            except OSError:
+                continue
+            break
+    return found
+
+
+def _make_in(place: str, name: str, settings: list[Setting], is_v2: bool) -> BuildGroup:
+    path = f"{place}/{name}"
+    os.makedirs(path)
+    try:
+        held = settings
+        if is_v2:
+            wanted = {controller for controller, _, _ in settings}
+            held = _hand_down(place, path, settings)
+            if wanted and not held:
+                raise PermissionError
+        _try_to_move(path)
+    except OSError:
+        _remove_tree(path)
+        raise
+    return BuildGroup(path, held, is_v2)
+
+
+def _hand_down(place: str, path: str, settings: list[Setting]) -> list[Setting]:
+    """Switch the controllers on for the groups inside `path`; gives the settings whose controllers are."""
+    held = []
+    for controller in dict.fromkeys(controller for controller, _, _ in settings):
+        for group in (place, path):
+            _write_quietly(f"{group}/cgroup.subtree_control", f"+{controller}")
+        with open(f"{path}/cgroup.subtree_control", encoding="ascii") as file:
+            if controller in file.read().split():
+                held.append(controller)
+    return [setting for setting in settings if setting[0] in held]
+
+
+def _try_to_move(path: str) -> None:
+    """Have a process move there: who may make a group may yet not take processes away from where we are now."""
+    place = f"{path}/trial"
+    os.mkdir(place)
+    pid = os.fork()
+    if not pid:
+        try:
+            join(place)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1]:
+        raise PermissionError
+    os.rmdir(place)
+
+
+def join(path: str) -> None:
+    """Move the calling process into the group at `path`. Raises OSError."""
+    _write(f"{path}/cgroup.procs", "0")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _write_quietly(path: str, text: str) -> None:
+    try:
+        _write(path, text)
+    except OSError:
+        # Whether it has worked is read from the kernel afterwards.
+        return
+
+
+def _remove_tree(path: str) -> None:
+    for group, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(group)
+        except OSError:
+            # Gone already, or a process in it is still ending: whoever removes the group above tries again.
+            continue
