@@ -18,9 +18,11 @@ _ESCAPES = pattern(
     re.DOTALL,
 )
 _SGR = pattern(r"\x1b\[[0-9;:]*m")
+# What is left of an escape, or joined up to one, when something has been taken out of its middle.
+_STRAY = pattern(r"\x1b(?!\[[0-9;:]*m)")
 _RESET = "\x1b[0m"
 # Other control characters, and the marks that turn the direction of text around. Tab and ESC are dealt with apart.
-_CONTROLS = pattern("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = pattern("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 _BREAKS = pattern("[\t\n\v\f\r\x85\u2028\u2029]+")
 _SURROGATES = pattern("[\ud800-\udfff]")
 
@@ -46,6 +48,7 @@ def clean_line(text: str, *, keep_colours: bool = False) -> str:
     text = _SURROGATES.sub("\ufffd", text)
     if not coloured:
         return text.replace("\x1b", "")
+    text = _STRAY.sub("", text)
     return text if text.endswith(_RESET) else text + _RESET
 
 

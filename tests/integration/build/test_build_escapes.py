@@ -136,6 +136,7 @@ PAYLOADS = {
     "string": "\x1bP$q\x1b\\\x1b_evil\x1b\\\x1b^evil\x1b\\",
     "direction": "\u202eevil\u2066",
     "bells": "\x07\x08\x0e\x7f",
+    "joined up": "\x1b[31m\x1b\x1b[2J[2J\x1b\0]52;c;ZXZpbA==\x1b\x1b[31m\x1b]0;x\x07]0;evil",
 }
 EVIL = "".join(PAYLOADS.values())
 # What the payloads have and the builder itself never writes, to a terminal either.
@@ -175,7 +176,7 @@ def hostile_dockerfiles() -> dict[str, str]:
 def test_what_is_shown_does_not_steer_the_terminal(shared_bench: Workbench, case: str, progress: str) -> None:
     """CVE-2021-25743, CVE-2023-28101, CVE-2024-52005: escape sequences in names, logs and messages."""
     shared_bench.write("payload", EVIL.encode() + b"\xff\0\x9b2J\n")
-    shared_bench.write(f"folder/evil{EVIL.replace('/', '')}/file")
+    shared_bench.write(f"folder/evil{EVIL.replace('/', '').replace(chr(0), '')}/file")
     shared_bench.write("Dockerfile", hostile_dockerfiles()[case])
     command = [sys.executable, "-m", "stagewright", "build", "--root", shared_bench.stagewright.root, "--config"]
     command += [shared_bench.stagewright.config, f"--progress={progress}", "--no-cache", shared_bench.context]

@@ -54,6 +54,22 @@ def test_only_colours_survive_when_they_may(raw: str) -> None:
     assert not re.search("[\x00-\x08\x0a-\x1f\x7f-\x9f]", kept)
 
 
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("\x1b\x1b[2J[2J", "[2J"),
+        ("\x1b\0]52;c;x", "]52;c;x"),
+        ("\x1b\x1b\x1b[2J[2J", "[2J"),
+        ("\x1b\u202e[6n\x1b", "[6n"),
+        ("\x1b\x1b[32m[2J", "\x1b[32m[2J"),
+    ],
+)
+def test_nothing_is_joined_up_to_an_escape(raw: str, clean: str) -> None:
+    """What stays of a sequence when another one is taken out of its middle must not be one itself."""
+    assert clean_line(raw, keep_colours=True).removesuffix("\x1b[0m") == clean
+    assert clean_line(f"\x1b[31m{raw}", keep_colours=True) == f"\x1b[31m{clean}\x1b[0m"
+
+
 @given(HOSTILE)
 def test_names_are_one_line(raw: str) -> None:
     name = clean_name(raw)
