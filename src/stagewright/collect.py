@@ -20,6 +20,7 @@ from stagewright.records import dataclass, field
 from stagewright.reports import PruneReport
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.tree import remove_tree
+from stagewright.sources.git import remote_of
 from stagewright.state import State
 from stagewright.usage import disk_size
 
@@ -102,9 +103,12 @@ class Collector:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
         for identity, name in mounts:
             removed.add(f"cache mount {identity}", _remove(str(self._state.root / "mounts" / name)))
-        for folder in (self._state.context_indexes, self._state.git_repositories):
-            for name in _names(str(folder)):
-                removed.reclaimed += _remove(str(folder / name))
+        folder = self._state.context_indexes
+        for index in _names(str(folder)):
+            removed.reclaimed += _remove(str(folder / index))
+        for name in _names(str(self._state.git_repositories)):
+            path = self._state.git_repositories / name
+            removed.add(f"git repository {remote_of(path)}", _remove(str(path)))
 
     def _remove_snapshots(self, chains: set[str], removed: _Removed) -> None:
         """Remove the snapshots that are, and are below, neither a result nor a layer of an image with these chains."""

@@ -35,7 +35,7 @@ class PruneReport:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Something that takes space: `kind` is image, layer snapshot, cache, cache mount or blob.
+    """Something that takes space: `kind` is image, layer snapshot, cache, cache mount, git repository or blob.
 
     `size` is in bytes on disk, and no byte is in two rows; times are seconds since the epoch, None where they are not
     known. `in_use` tells that a prune of everything would keep it now.

@@ -9,14 +9,16 @@ from stagewright.content.images import StoredImage
 from stagewright.reach import needed_by_images, reach, with_ancestors
 from stagewright.reports import UsageRow
 from stagewright.snapshots.tree import tree_size
+from stagewright.sources.git import remote_of
 from stagewright.state import State
 
 
 def disk_usage(state: State) -> list[UsageRow]:
-    """A row for each image, snapshot, cache mount, and blob of no named image."""
+    """A row for each image, snapshot, cache mount, git repository, and blob of no named image."""
     with collecting(state.locks) as alone:
         busy = not alone
-    return [*_images(state), *_snapshots(state, busy), *_cache_mounts(state, busy), *_blobs(state, busy)]
+    snapshots = _snapshots(state, busy)
+    return [*_images(state), *snapshots, *_cache_mounts(state, busy), *_repositories(state, busy), *_blobs(state, busy)]
 
 
 def disk_size(path: str) -> int:
@@ -73,6 +75,14 @@ def _cache_mounts(state: State, busy: bool) -> list[UsageRow]:
     return [
         UsageRow("cache mount", name, disk_size(str(folder / name)), created, last_used, busy, identity)
         for identity, name, created, last_used in rows
+    ]
+
+
+def _repositories(state: State, busy: bool) -> list[UsageRow]:
+    """A row for each remote of which commits were fetched."""
+    return [
+        UsageRow("git repository", path.name, disk_size(str(path)), None, None, busy, remote_of(path))
+        for path in (sorted(state.git_repositories.iterdir()) if state.git_repositories.is_dir() else ())
     ]
 
 

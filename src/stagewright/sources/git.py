@@ -34,6 +34,8 @@ Secret = Callable[[str], bytes | None]
 
 _DEFAULT_BRANCH = pattern(r"ref: refs/heads/(\S+)\tHEAD")
 _KEPT = "refs/stagewright/"
+# Where git keeps what people call a repository.
+_DESCRIPTION = "description"
 _POOR_SERVER = ("--depth", "shallow", "not our ref", "unadvertised object", "no such remote ref")
 # For these one token opens all repositories, so that submodules get it, too.
 _GITHUB = ("https://github.com/", "https://www.github.com/")
@@ -91,6 +93,14 @@ class _Commit:
     def format(self) -> str:
         """The repository's object format."""
         return "sha256" if len(self.object) == 64 else "sha1"
+
+
+def remote_of(store: Path) -> str:
+    """Where a bare repository that a GitSource keeps is fetched from; "" where a killed build left none to fetch."""
+    try:
+        return (store / _DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape").strip()
+    except FileNotFoundError:
+        return ""
 
 
 class GitSource:
@@ -213,6 +223,8 @@ class GitSource:
         if not os.path.exists(os.path.join(store, "HEAD")):
             os.makedirs(store, mode=0o700, exist_ok=True)
             runner.run("init", "--quiet", "--bare", f"--object-format={commit.format}", git_dir=store)
+            with open(os.path.join(store, _DESCRIPTION), "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(wanted.shown + "\n")
         if self._has(commit, store, runner):
             return
         if self._offline:

@@ -208,3 +208,41 @@ def test_an_image_that_lacks_blobs_has_the_size_of_the_rest(world: World) -> Non
     app = world.image("docker.io/library/app:1", b"one")
     world.state.blobs.delete(world.manifest(app)["layers"][0]["digest"])
     assert rows(world, "image")[app.digest][0] == app.size + world.manifest(app)["config"]["size"]
+
+
+# --- what came from the network ---------------------------------------------------------------------------------------
+
+
+def repository(world: World, text: str = "https://example.com/r.git\n") -> Path:
+    """A folder as git sources keep one for a remote."""
+    path = world.state.git_repositories / "0123"
+    path.mkdir(parents=True)
+    (path / "description").write_text(text)
+    (path / "pack").write_bytes(b"x" * 9000)
+    return path
+
+
+def test_fetched_commits_stay_until_all_goes(world: World) -> None:
+    path = repository(world)
+    (size, in_use, remote) = rows(world, "git repository")[path.name]
+    assert (size >= 9000, in_use, remote) == (True, False, "https://example.com/r.git")
+    assert world.store.prune().items == []
+    report = world.store.prune(all=True)
+    assert (report.items, report.reclaimed >= size) == (["git repository https://example.com/r.git"], True)
+    assert not path.exists()
+
+
+def test_a_repository_that_a_killed_build_left_unfinished(world: World) -> None:
+    path = repository(world)
+    (path / "description").unlink()
+    assert rows(world, "git repository")[path.name][2] == ""
+
+
+def test_what_urls_held_is_no_image(world: World) -> None:
+    world.state.db.execute(
+        "INSERT INTO resolutions (name, value, resolved) VALUES ('url:0123', '{\"etag\": \"x\"}', 0)"
+    )
+    world.store.prune()
+    assert world.count("resolutions") == 1
+    world.store.prune(all=True)
+    assert world.count("resolutions") == 0
