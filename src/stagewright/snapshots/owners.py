@@ -25,12 +25,23 @@ _MAKERS = {
 
 
 def change(target: str | bytes | int, uid: int, gid: int, *, dir_fd: int | None = None) -> None:
-    """Give a file, by path or by descriptor, an owner; a link is not followed. Raises OSError."""
+    """Give a file, by path or by descriptor, an owner; a link is not followed.
+
+    Raises OSError, and StoreError where the user namespace has no such owner.
+    """
     if not privilege.has_one_id():
-        if isinstance(target, int):
-            os.chown(target, uid, gid)
-        else:
-            os.chown(target, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        try:
+            if isinstance(target, int):
+                os.chown(target, uid, gid)
+            else:
+                os.chown(target, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not privilege.in_user_namespace():
+                raise
+            raise StoreError(
+                f"the owner {uid}:{gid} lies outside the ids of this user",
+                hint="give the user more of them in /etc/subuid and /etc/subgid",
+            ) from error
         return
     place = target if isinstance(target, int) else _place(target, dir_fd)
     follow = isinstance(target, int)

@@ -286,10 +286,10 @@ def refusals(name: bytes) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EFBIG):
             raise IntegrityError(f"archive member {shown(name)} cannot be written: {error.strerror}") from error
-        hint = None
-        if error.errno == errno.EINVAL and privilege.in_user_namespace():
-            hint = "its owner may lie outside the ids of this user (/etc/subuid, /etc/subgid)"
-        raise StoreError(f"cannot write archive member {shown(name)}: {error.strerror}", hint=hint) from error
+        raise StoreError(f"cannot write archive member {shown(name)}: {error.strerror}") from error
+    except StoreError as error:
+        error.put_before(f"cannot write archive member {shown(name)}")
+        raise
 
 
 def bounded_time(mtime_ns: int) -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from harness import Stagewright, as_root
+from images_world import Layer, image_of
+from registry_servers import ScriptedServer
 from workbench import Workbench, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="about users who are not root")
@@ -229,6 +231,23 @@ def test_it_prints_what_root_sees(bench: Workbench, text: str, flags: tuple[str,
     roots = shown(as_root(*command(tmp_path / "roots")))
     subprocess.run(as_root("rm", "-rf", tmp_path / "roots"), check=True)
     assert shown(command(stagewright.root)) == roots
+
+
+@pytest.mark.parametrize("step", ["COPY --chown=9999999 file /", "ADD --chown=7:9999999 file.tar /"])
+def test_owners_beyond_the_users_ids_say_so(bench: Workbench, step: str) -> None:
+    bench.write("file", "x")
+    bench.write("file.tar", Layer().file("member").to_bytes())
+    bench.dockerfile(f"FROM scratch\n{step}\n")
+    said = bench.fail()
+    assert "Dockerfile:2" in said
+    assert re.search(r"the owner (9999999|7):9999999 lies outside the ids of this user", said)
+    assert "hint: give the user more of them in /etc/subuid and /etc/subgid" in said
+
+
+def test_an_image_with_owners_beyond_the_users_ids_says_so(bench: Workbench, server: ScriptedServer) -> None:
+    server.serve_image(image_of(Layer().file("strange", uid=9_999_999)))
+    bench.dockerfile(f"FROM {server.address}/app:1\nCOPY Dockerfile /\n")
+    assert "cannot write archive member 'strange': the owner 9999999:0 lies outside the ids" in bench.fail()
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
