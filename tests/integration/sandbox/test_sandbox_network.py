@@ -45,7 +45,7 @@ def own(request: pytest.FixtureRequest, lower: Path, tmp_path: Path, only: Calla
     kind, program = request.param
     runc = shutil.which("runc")
     only(program)
-    made: Runtime = NativeRuntime(pytest.fail) if kind == "native" else OciRuntime(runc or "runc", pytest.fail)
+    made: Runtime = NativeRuntime(notify=pytest.fail) if kind == "native" else OciRuntime(runc or "runc", notify=pytest.fail)
     yield Box(made, lower, tmp_path)
     made.close()
 
@@ -218,7 +218,7 @@ def answer():
     server.sendto(data[:2] + b"the answer", client)
 
 threading.Thread(target=answer, daemon=True).start()
-runtime = NativeRuntime(sys.exit)
+runtime = NativeRuntime(notify=sys.exit)
 box = Box(runtime, Path(sys.argv[2]), Path(sys.argv[3]))
 ran = box.python('''
 import _socket
@@ -255,7 +255,7 @@ def test_without_a_program_steps_share_the_hosts_network_and_it_is_said_once(
 ) -> None:
     only("sh")
     told: list[str] = []
-    runtime = NativeRuntime(told.append)
+    runtime = NativeRuntime(notify=told.append)
     try:
         box = Box(runtime, lower, tmp_path)
         for _ in range(2):
@@ -271,7 +271,7 @@ def test_a_program_that_fails_is_quoted(lower: Path, tmp_path: Path, only: Calla
     broken.write_text("#!/bin/sh\necho first; echo no tap today >&2; exit 1\n")
     broken.chmod(0o755)
     told: list[str] = []
-    runtime = NativeRuntime(told.append)
+    runtime = NativeRuntime(notify=told.append)
     try:
         assert Box(runtime, lower, tmp_path).run("true").code == 0
     finally:
