@@ -57,16 +57,14 @@ class NetworkChild:
         """Serve until the program ends. Raises OSError and ValueError."""
         os.setsid()
         kernel.unshare(kernel.CLONE_NEWNS)
-        host = _this_namespace()
-        inner = _new_namespace()
-        outer = _new_namespace()
         place = kernel.new_filesystem("tmpfs", [("mode", "700"), ("size", "64k")])
         kernel.move_mount_to(place, _PLACE)
+        program = _Program(self._request, self._bounding)
+        inner = _new_namespace()
+        _new_namespace()
         os.close(os.open(OUTER_NAMESPACE, os.O_CREAT | os.O_WRONLY, 0o600))
         kernel.mount("/proc/self/ns/net", OUTER_NAMESPACE, "", kernel.MS_BIND)
-        kernel.setns(host, kernel.CLONE_NEWNET)
-        self._start_program()
-        kernel.setns(outer, kernel.CLONE_NEWNET)
+        program.start()
         self._configure_outer(inner)
         kernel.setns(inner, kernel.CLONE_NEWNET)
         self._configure_inner()
@@ -76,39 +74,6 @@ class NetworkChild:
                 os.wait()
             except ChildProcessError:
                 os._exit(1)
-
-    def _start_program(self) -> None:
-        """Come back when the program serves the tap device. Raises ValueError with its last words if it does not."""
-        words = os.memfd_create("words")
-        ready, theirs = os.pipe()
-        pid = os.fork()
-        if not pid:
-            self._become_program(theirs, words)
-        os.close(theirs)
-        if self._request["tells_ready"]:
-            is_ready = bool(os.read(ready, 1))
-        else:
-            # It goes to the background when it is ready.
-            is_ready = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        os.close(ready)
-        if not is_ready:
-            raise ValueError(_last_line(os.pread(words, 1 << 16, 0)))
-        os.close(words)
-
-    def _become_program(self, ready: int, words: int) -> NoReturn:
-        command = self._request["command"]
-        try:
-            process.drop_from_bounding(self._bounding, _PROGRAM_CAPABILITIES)
-            os.dup2(words, 1)
-            os.dup2(words, 2)
-            os.dup2(ready, READY_FD)
-            os.closerange(READY_FD + 1, 1 << 30)
-            kernel.default_signals()
-            os.execve(command[0], command, {})  # noqa: S606 -- no shell is wanted
-        except OSError as error:
-            os.write(words, f"{command[0]}: {error.strerror}".encode())
-        finally:
-            os._exit(1)
 
     def _configure_outer(self, inner: int) -> None:
         netlink.set_loopback_up()
@@ -143,13 +108,54 @@ class NetworkChild:
             netlink.add_default_route(_ROUTER6, device)
 
 
-def _this_namespace() -> int:
-    return os.open("/proc/self/ns/net", os.O_RDONLY)
+class _Program:
+    """The program's process, which waits in the host's network: nobody but the machine's root could go back there."""
+
+    def __init__(self, request: dict[str, Any], bounding: int) -> None:
+        self._request = request
+        self._words = os.memfd_create("words")
+        waiting, self._go = os.pipe()
+        self._ready, theirs = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(self._go)
+            os.read(waiting, 1)
+            self._become(bounding, theirs)
+        os.close(waiting)
+        os.close(theirs)
+
+    def _become(self, bounding: int, ready: int) -> NoReturn:
+        command = self._request["command"]
+        try:
+            process.drop_from_bounding(bounding, _PROGRAM_CAPABILITIES)
+            os.dup2(self._words, 1)
+            os.dup2(self._words, 2)
+            os.dup2(ready, READY_FD)
+            os.closerange(READY_FD + 1, 1 << 30)
+            kernel.default_signals()
+            os.execve(command[0], command, {})  # noqa: S606 -- no shell is wanted
+        except OSError as error:
+            os.write(2, f"{command[0]}: {error.strerror}".encode())
+        finally:
+            os._exit(1)
+
+    def start(self) -> None:
+        """Come back when it serves the tap device. Raises ValueError with its last words if it does not."""
+        os.close(self._go)
+        if self._request["tells_ready"]:
+            is_ready = bool(os.read(self._ready, 1))
+        else:
+            # It goes to the background when it is ready.
+            is_ready = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]) == 0
+        os.close(self._ready)
+        if not is_ready:
+            raise ValueError(_last_line(os.pread(self._words, 1 << 16, 0)))
+        os.close(self._words)
 
 
 def _new_namespace() -> int:
     kernel.unshare(kernel.CLONE_NEWNET)
-    return _this_namespace()
+    return os.open("/proc/self/ns/net", os.O_RDONLY)
 
 
 def _set(name: str, value: str) -> None:

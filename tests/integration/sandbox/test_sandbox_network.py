@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from box import Box, make_root
+from mapped_runtime import find_interpreter
 
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.network_child import STEPS
@@ -45,7 +48,9 @@ def own(request: pytest.FixtureRequest, lower: Path, tmp_path: Path, only: Calla
     kind, program = request.param
     runc = shutil.which("runc")
     only(program)
-    made: Runtime = NativeRuntime(notify=pytest.fail) if kind == "native" else OciRuntime(runc or "runc", notify=pytest.fail)
+    made: Runtime = OciRuntime(runc or "runc", notify=pytest.fail)
+    if kind == "native":
+        made = NativeRuntime(notify=pytest.fail)
     yield Box(made, lower, tmp_path)
     made.close()
 
@@ -278,3 +283,46 @@ def test_a_program_that_fails_is_quoted(lower: Path, tmp_path: Path, only: Calla
         runtime.close()
     (line,) = told
     assert line.startswith(f"{broken}: no tap today: steps share the host's network")
+
+
+MAPPED = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from mapped_runtime import MappedRuntime
+from stagewright.sandbox.spec import Root, Step
+
+runtime = MappedRuntime("native", sys.argv[4], Path(sys.argv[3]))
+step = Step(("ls", "/sys/class/net"), Root((sys.argv[2],)), ("PATH=/bin",))
+runtime.run(step, lambda stream, data: os.write(1, data), threading.Event())
+runtime.close()
+"""
+
+
+@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+def test_an_ordinary_user_has_a_network_where_he_may_open_the_device(
+    program: str, busybox: str, only: Callable[..., Path]
+) -> None:
+    interpreter = find_interpreter()
+    if interpreter is None:
+        pytest.skip("there is no Python that an ordinary user can run")
+    unshare = shutil.which("unshare") or "unshare"
+    only("mount", "sh")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_root(folder / "lower", busybox)
+        for place in ("proc", "sys", "dev"):
+            (folder / "lower" / place).mkdir()
+        program_path = shutil.which(program, path=os.defpath + ":/usr/sbin:/sbin")
+        if program_path is None:
+            pytest.skip(f"{program} is not installed")
+        (folder / program).symlink_to(program_path)
+        os.mknod(folder / "tun", stat.S_IFCHR, os.makedev(10, 200))
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o777)
+        inner = [sys.executable, "-c", textwrap.dedent(MAPPED), Path(__file__).parent, folder / "lower", folder]
+        script = 'mount --bind "$1" /dev/net/tun; export PATH="$2"; shift 2; exec "$@"'
+        command = [unshare, "-m", "sh", "-c", script, "sh", folder / "tun", folder, *inner, interpreter[0]]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.stdout.split() == ["eth0", "lo"], run.stderr
