@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from corpus import Case, differences, load_cases, unexplained, unneeded
+from witness_corpus import Case, differences, load_cases, unexplained, unneeded
 from docker_engine import Engine
 from harness import Stagewright
 from image_facts import Facts, ImageReader
