@@ -408,8 +408,11 @@ class Builder:
             name = context.name.partition("::")[0]
             with self._vertex(context.shown(f"load metadata for {name}")):
                 return self.images.resolve_layout(name, context.value, request.platform, self._cancel)
-        text = f"load metadata for {Reference.parse(request.name)}"
-        with self._vertex(f"[internal] {text}" if context is None else context.shown(text)) as reporter:
+        reference = Reference.parse(request.name)
+        name = f"[internal] load metadata for {reference}"
+        if context is not None:
+            name = context.shown(f"load metadata for {request.name}")
+        with self._vertex(name) as reporter:
             return self.images.resolve(request.name, request.platform, reporter, self._cancel)
 
     def _vertex(self, name: str, distinction: str = "") -> AbstractContextManager[Reporter]:

@@ -262,7 +262,7 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
         "build_contexts": parse_contexts(options.build_context),
         "secrets": [parse_secret(text, environ) for text in options.secret],
         "ssh": [parse_ssh(text) for text in options.ssh],
-        "outputs": _outputs(options.output),
+        "outputs": _outputs(options.output, options.iidfile),
         "push": options.push,
         "load": options.load,
         "no_cache": options.no_cache,
@@ -301,7 +301,7 @@ def _annotations(texts: list[str]) -> dict[str, str]:
     return parse_pairs(texts, "--annotation")
 
 
-def _outputs(texts: list[str]) -> list[Output] | None:
+def _outputs(texts: list[str], iidfile: str | None) -> list[Output] | None:
     from stagewright.cli.specs import parse_output
 
     outputs = [parse_output(text) for text in texts if text]
@@ -310,6 +310,8 @@ def _outputs(texts: list[str]) -> list[Output] | None:
             raise UsageError(
                 f"output type={output.type} would write an archive to the terminal", hint="give it a dest=FILE"
             )
+        if iidfile and output.type in ("local", "tar"):
+            raise UsageError(f"--iidfile needs an image, but output type={output.type} makes none")
     return outputs or None
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from stagewright.dockerfile.ignore import Matcher
@@ -66,5 +67,6 @@ class LocalContexts:
 
     def close(self) -> None:
         """Keep the indexes and give the folders back."""
-        for context in self._opened.values():
-            context.close()
+        with ExitStack() as stack:
+            for context in self._opened.values():
+                stack.callback(context.close)

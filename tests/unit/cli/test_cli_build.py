@@ -190,6 +190,7 @@ def test_host_ca(library: FakeLibrary, flag: str, value: str | bool) -> None:
         (("--provenance=true", "."), "the flag --provenance=true is not supported yet"),
         (("--sbom=mode=max", "."), "the flag --sbom=mode=max is not supported yet"),
         (("--cache-to", "type=inline", "."), "the flag --cache-to is not supported yet"),
+        (("--iidfile", "f", "-o", "out", "."), "--iidfile needs an image, but output type=local makes none"),
         (("-f", "-", "-"), "standard input cannot be both the build context and the Dockerfile"),
         (("--no-cache", "--no-cache-filter", "a", "."), "exclude each other"),
         (("-q", "--progress", "plain", "."), "exclude each other"),

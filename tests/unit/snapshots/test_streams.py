@@ -8,6 +8,7 @@ import hashlib
 import io
 import lzma
 import os
+import tarfile
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagewright.errors import IntegrityError, StoreError
-from stagewright.snapshots.streams import ReadAhead, decompressed
+from stagewright.snapshots.streams import ReadAhead, decompressed, is_archive_head
 from stagewright.snapshots.tarreader import Readable
 
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
@@ -46,6 +47,24 @@ def read_all(stream: Readable, size: int = 1 << 20) -> bytes:
 def test_the_compression_does_not_show(packer: str, data: bytes, size: int) -> None:
     data = b"tar " + data
     assert read_all(decompressed(io.BytesIO(PACKERS[packer](data))), size) == data
+
+
+@pytest.mark.parametrize("packer", [name for name in PACKERS if name != "plain"])
+def test_a_compression_is_known_by_its_beginning(packer: str) -> None:
+    assert is_archive_head(PACKERS[packer](b"anything that is long enough"))
+
+
+@pytest.mark.parametrize("head", [b"", b"B", b"FROM scratch\n", b"BZ FROM", bytes(1024), b"#!/bin/sh\n" * 99])
+def test_what_is_no_archive_is_none(head: bytes) -> None:
+    assert not is_archive_head(head)
+
+
+def test_a_tar_is_known_by_its_first_header() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("BZhello"))
+    assert is_archive_head(out.getvalue()[:512])
+    assert not is_archive_head(out.getvalue()[:511].replace(b"BZh", b"aZh"))
 
 
 @pytest.mark.parametrize("packer", ["gzip", "bzip2", "xz", "zstd"])
