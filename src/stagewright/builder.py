@@ -11,19 +11,20 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from stagewright import privilege
+from stagewright.bases import BaseImages
 from stagewright.cache.leases import BuildLease
 from stagewright.confidential import confidential
 from stagewright.config import Config
 from stagewright.config import load as load_config
 from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
 from stagewright.dockerfile.ignore import Matcher, read_patterns
-from stagewright.errors import CanceledError, NotFoundError, StagewrightError, UsageError
+from stagewright.errors import NotFoundError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
 from stagewright.frontend.convert import convert
 from stagewright.frontend.entitlements import granted
-from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan
+from stagewright.frontend.options import Options, Plan
 from stagewright.frontend.rules import Finding
 from stagewright.graph.ops import ExecOp
 from stagewright.graph.vertex import Vertex
@@ -37,7 +38,7 @@ from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.registry.dockerconfig import proxy_arguments
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
-from stagewright.sources.image import ImageSource, ResolvedImage
+from stagewright.sources.image import ImageSource
 from stagewright.sources.local import LocalContexts
 from stagewright.sources.remote import RemoteSources
 from stagewright.sources.ssh import SshAgents
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from stagewright.sources.http import HttpSource
 
 _CANCEL_CHECK_S = 0.1
-_RESOLVED_AT_ONCE = 16
 
 
 class Builder:
@@ -81,7 +81,6 @@ class Builder:
         self._runtime: Runtime | None = None
         self._named = NamedContexts(options.build_contexts)
         self._contexts = LocalContexts(self.state.context_indexes)
-        self._base_names: tuple[str, ...] = ()
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
         self._opened = ExitStack()
         self._closed = threading.Event()
@@ -97,6 +96,7 @@ class Builder:
             offline=options.offline,
             pull=options.pull,
         )
+        self.bases = BaseImages(self.images, self._vertex, cancel)
         self.remotes = RemoteSources(self._http_source, self._git_source)
         snapshots = self.state.snapshots
         self._definition = DefinitionReader(options, self._vertex, self._solve, snapshots, self.remotes, cancel)
@@ -119,7 +119,7 @@ class Builder:
         _check_runs(self.platform)
         definition = self.prepare()
         options = self.frontend_options(definition)
-        plan = convert(definition.parse(), options, self.resolve, self._report_finding)
+        plan = convert(definition.parse(), options, self.bases.resolve, self._report_finding)
         if self._secrets:
             self._leaks.check_config(plan.config, plan.history_lines)
         if plan.vertex is None:
@@ -183,7 +183,7 @@ class Builder:
             config=plan.config,
             epoch=plan.epoch,
             annotations=self._options.annotations,
-            bases=self._base_names,
+            bases=self.bases.names,
         )
         made: list[Exported | None] = []
         for number, exporter in enumerate(exporters):
@@ -365,55 +365,6 @@ class Builder:
             contexts=self._named,
             ignore_patterns=definition.ignore_patterns,
         )
-
-    def resolve(self, requests: Sequence[ImageRequest]) -> list[BaseImage]:
-        """What the names mean now, as good as all asked for at once."""
-        results: list[ResolvedImage | BaseException | None] = [None] * len(requests)
-        waiting = iter(range(len(requests)))
-
-        def resolve() -> None:
-            for index in waiting:
-                try:
-                    results[index] = self._resolve_one(requests[index])
-                except BaseException as error:
-                    results[index] = error
-
-        threads = [threading.Thread(target=resolve) for _ in range(min(len(requests), _RESOLVED_AT_ONCE) - 1)]
-        for thread in threads:
-            thread.start()
-        resolve()
-        for thread in threads:
-            thread.join()
-        bases = []
-        for request, result in zip(requests, results, strict=True):
-            if isinstance(result, BaseException):
-                if isinstance(result, StagewrightError):
-                    result.location = result.location or request.location
-                    result.hint = request.hint or result.hint
-                raise result
-            assert result is not None
-            pinned = str(result.reference.with_digest(result.manifest_descriptor.digest))
-            bases.append(BaseImage(pinned, result.config))
-            if request.context is None or request.context.kind != "layout":
-                self._base_names += (str(result.reference),)
-        return bases
-
-    def _resolve_one(self, request: ImageRequest) -> ResolvedImage:
-        from stagewright.registry.reference import Reference
-
-        if self._cancel.is_set():
-            raise CanceledError
-        context = request.context
-        if context is not None and context.kind == "layout":
-            name = context.name.partition("::")[0]
-            with self._vertex(context.shown(f"load metadata for {name}")):
-                return self.images.resolve_layout(name, context.value, request.platform, self._cancel)
-        reference = Reference.parse(request.name)
-        name = f"[internal] load metadata for {reference}"
-        if context is not None:
-            name = context.shown(f"load metadata for {request.name}")
-        with self._vertex(name) as reporter:
-            return self.images.resolve(request.name, request.platform, reporter, self._cancel)
 
     def _vertex(self, name: str, distinction: str = "") -> AbstractContextManager[Reporter]:
         """A vertex of its own in the progress; `distinction` tells apart those of one name."""

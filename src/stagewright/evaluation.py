@@ -28,8 +28,8 @@ def run_call(
         definition = builder.prepare()
         if method == "check":
             frontend = builder.frontend_options(definition)
-            return calls.check(definition.data, definition.filename, frontend, builder.resolve)
+            return calls.check(definition.data, definition.filename, frontend, builder.bases.resolve)
         dockerfile = definition.parse()
         if method == "targets":
             return calls.targets(dockerfile)
-        return calls.outline(dockerfile, builder.frontend_options(definition), builder.resolve)
+        return calls.outline(dockerfile, builder.frontend_options(definition), builder.bases.resolve)
