@@ -18,6 +18,7 @@ from stagewright.errors import CanceledError, IntegrityError, NotFoundError, Usa
 from stagewright.sources.ssh import SshAgents
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+needs_sshd = pytest.mark.skipif(not os.path.exists("/usr/sbin/sshd"), reason="needs OpenSSH's server")
 
 
 @pytest.fixture
@@ -479,6 +480,16 @@ def test_secrets_stay_with_the_repository(
     assert {sent for _, sent in foreign.requests} == {None}
 
 
+def test_over_https_by_the_trust_store_of_the_environment(
+    store: GitStore, nested: Repository, start_http: Callable[..., HttpServer], certificate: tuple[Path, Path]
+) -> None:
+    server = start_http()
+    server.use_tls(*certificate)
+    assert "certificate" in store.failure(f"{server.url}/r.git").message
+    store.env["SSL_CERT_FILE"] = str(certificate[0])
+    assert store.files(f"{server.url}/r.git")["sub/mid/in/inner"] == "i"
+
+
 def test_proxies_are_used(store: GitStore, start_http: Callable[..., HttpServer]) -> None:
     proxy = start_http()
     store.env["http_proxy"] = proxy.url
@@ -507,11 +518,7 @@ def agent(key: Path, store: GitStore) -> Iterator[None]:
     agents.close()
 
 
-needs_sshd = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.path.exists("/usr/sbin/sshd"), reason="needs OpenSSH's server, and root to run it"
-)
-
-
+@pytest.mark.root("lets a user in by OpenSSH's server")
 @needs_sshd
 def test_over_ssh(store: GitStore, repository: Repository, key: Path, tmp_path: Path, agent: None) -> None:
     repository.commit({"a": "1"})
@@ -526,6 +533,7 @@ def test_over_ssh(store: GitStore, repository: Repository, key: Path, tmp_path: 
         assert (tmp_path / ".ssh" / "known_hosts").read_text() == known
 
 
+@pytest.mark.root("lets a user in by OpenSSH's server")
 @needs_sshd
 def test_a_host_key_that_is_another_one(
     store: GitStore, repository: Repository, key: Path, tmp_path: Path, agent: None
@@ -540,6 +548,7 @@ def test_a_host_key_that_is_another_one(
     assert error.message.endswith("git ls-remote failed: Host key verification failed.")
 
 
+@pytest.mark.root("lets a user in by OpenSSH's server")
 @needs_sshd
 def test_a_key_that_the_server_does_not_take(
     store: GitStore, repository: Repository, key: Path, tmp_path: Path, agent: None

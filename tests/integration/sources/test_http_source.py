@@ -340,6 +340,15 @@ def test_credentials_do_not_follow_to_another_host(
     assert "Authorization" not in other.requests[0].headers
 
 
+def test_proxies_are_used(store: Store, server: ScriptedServer) -> None:
+    store.client = HttpClient({}, {"http_proxy": f"http://user:pass@{server.address}"})
+    server.on("GET .*", lambda handler: handler.reply(200, b"hello\n"))
+    _, file = store.fetch("http://files.invalid/file?x=1")
+    assert file.read_bytes() == b"hello\n"
+    assert server.requests[0].path == "http://files.invalid/file?x=1"
+    assert server.requests[0].headers["Proxy-Authorization"] == "Basic dXNlcjpwYXNz"
+
+
 def test_redirects_have_an_end(store: Store, server: ScriptedServer) -> None:
     server.on("GET /loop", lambda handler: handler.reply(302, Location="/loop"))
     error = store.failure(f"{server.url}/loop")
