@@ -11,7 +11,7 @@ import re
 
 from stagewright import privilege
 from stagewright.sandbox import kernel, process, wire
-from stagewright.sandbox.child import USER_FILES, Child
+from stagewright.sandbox.child import MAX_USER_FILE, USER_FILES, Child
 from stagewright.sandbox.mounts import FileSystem, protect_devices
 
 TYPE_CHECKING = False
@@ -79,10 +79,10 @@ class BundleChild(Child):
         return config
 
     def _check_user_files(self, files: FileSystem) -> None:
-        """A runtime reads these too, by way of links into /proc as well, and would wait at a FIFO."""
+        """A runtime reads these too, whatever their size, by way of links into /proc as well, and waits at a FIFO."""
         for path in USER_FILES:
-            if not files.is_plain(path):
-                raise ValueError(f"{path} of the image is not a regular file")
+            if not files.is_plain(path, MAX_USER_FILE):
+                raise ValueError(f"{path} of the image is not a regular file of up to {MAX_USER_FILE >> 20} MiB")
 
     def _run_runtime(self, runtime: str, bundle: str, container_id: str) -> int:
         pid = os.fork()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, NoReturn
 
-_MAX_USER_FILE = 8 << 20
+MAX_USER_FILE = 8 << 20
 USER_FILES = ("/etc/passwd", "/etc/group")
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 
@@ -72,7 +72,7 @@ class Child:
 
     def _find_user(self, files: FileSystem) -> users.User:
         self.doing = "read the image's users"
-        texts = [files.read_text(path, _MAX_USER_FILE) for path in USER_FILES]
+        texts = [files.read_text(path, MAX_USER_FILE) for path in USER_FILES]
         return users.resolve_user(self._request["user"], *texts)
 
     def _environment(self, home: str) -> dict[str, str]:

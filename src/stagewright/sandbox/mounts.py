@@ -367,10 +367,14 @@ class FileSystem:
         fd, _ = paths.resolve(self.root_fd, path, paths.DIRECTORY, owner=(uid, gid))
         os.close(fd)
 
-    def is_plain(self, path: str) -> bool:
-        """Whether a path of the step's root is a regular file or missing, also once an OCI runtime has mounted."""
-        names, kind = paths.find(self.root_fd, path)
-        return kind in (0, stat.S_IFREG) and not self._is_reserved(names)
+    def is_plain(self, path: str, limit: int) -> bool:
+        """Whether a path is missing in the step's root or a regular file of up to `limit` bytes.
+
+        That has to hold as well once an OCI runtime has mounted its own.
+        """
+        names, status = paths.find(self.root_fd, path)
+        is_small = status is None or (stat.S_ISREG(status.st_mode) and status.st_size <= limit)
+        return is_small and not self._is_reserved(names)
 
     def read_text(self, path: str, limit: int) -> str:
         """The text of a file in the step's root, "" where there is none."""

@@ -114,10 +114,10 @@ def read_text(root_fd: int, path: str, limit: int) -> str:
         return file.read(limit).decode("utf-8", "surrogateescape")
 
 
-def find(root_fd: int, path: str) -> tuple[list[str], int]:
-    """Where `path` leads inside `root_fd`, as real components below the root, and its file type as of stat.S_IFMT.
+def find(root_fd: int, path: str) -> tuple[list[str], os.stat_result | None]:
+    """Where `path` leads inside `root_fd`, as real components below the root, and what is there.
 
-    Where something is missing, the components end with that and the type is 0. Raises OSError.
+    Where something is missing, the components end with that, and nothing is there. Raises OSError.
     """
 
     def stop(parents: list[str], name: str) -> None:
@@ -126,9 +126,9 @@ def find(root_fd: int, path: str) -> tuple[list[str], int]:
     try:
         handle, names = resolve(root_fd, path, FILE, stop)
     except _MissingError as missing:
-        return missing.names, 0
+        return missing.names, None
     try:
-        return names, stat.S_IFMT(os.fstat(handle).st_mode)
+        return names, os.fstat(handle)
     finally:
         os.close(handle)
 
