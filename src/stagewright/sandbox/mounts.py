@@ -36,7 +36,8 @@ MASKED_IN_PROC = (
     "timer_list",
     "timer_stats",
 )
-MASKED_IN_SYS = ("devices/virtual/powercap", "firmware")
+_MASKED_IN_SYS = ("devices/virtual/powercap", "firmware")
+_CPUS, _THROTTLE = "devices/system/cpu", "thermal_throttle"
 READONLY_IN_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -161,7 +162,7 @@ class FileSystem:
             self._attach_in(sysfs, cgroup, "fs/cgroup")
         self._mount_dev(shm_size)
         if not self._insecure:
-            for mount, names in ((proc, MASKED_IN_PROC), (sysfs, MASKED_IN_SYS)):
+            for mount, names in ((proc, MASKED_IN_PROC), (sysfs, masked_in_sys())):
                 for name in names:
                     self._mask(mount, name)
             for name in READONLY_IN_PROC:
@@ -392,6 +393,16 @@ class FileSystem:
 
 def _tty_group() -> list[tuple[str, str]]:
     return [] if privilege.has_one_id() else [("gid", str(TTY_GROUP))]
+
+
+def masked_in_sys(top: str = "/sys") -> tuple[str, ...]:
+    """What steps do not see below /sys: the firmware, and by what the CPUs' heat tells of others' work."""
+    try:
+        names = os.listdir(f"{top}/{_CPUS}")
+    except FileNotFoundError:
+        names = []
+    found = (f"{_CPUS}/{name}/{_THROTTLE}" for name in sorted(names) if name.startswith("cpu"))
+    return (*_MASKED_IN_SYS, *(path for path in found if os.path.exists(f"{top}/{path}")))
 
 
 def protect_devices() -> None:

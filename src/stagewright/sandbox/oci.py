@@ -112,7 +112,7 @@ def bundle_config(
         linux["seccomp"] = seccomp.oci_profile(os.uname().machine)
         linux["maskedPaths"] = [
             *(f"/proc/{path}" for path in mounts.MASKED_IN_PROC),
-            *(f"/sys/{path}" for path in mounts.MASKED_IN_SYS),
+            *(f"/sys/{path}" for path in mounts.masked_in_sys()),
         ]
         linux["readonlyPaths"] = [f"/proc/{path}" for path in mounts.READONLY_IN_PROC]
     return {
