@@ -1,7 +1,8 @@
 # An ordinary user to run the tests: an account with subordinate ids, and a checkout that it can reach. Sourced by
 # scripts/test, as root, after scripts/setup.sh.
 
-test_user=stagewright-test
+# One for each run, since several may go on at once.
+test_user=stagewright-$$
 
 as_test_user() {
     setpriv --reuid="$test_user" --regid="$test_user" --init-groups env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME \
@@ -9,14 +10,9 @@ as_test_user() {
         XDG_RUNTIME_DIR="$home/run" "$@"
 }
 
-# Makes the account unless there is one, and notes whether it is ours to remove.
 make_test_user() {
-    made_user=
-    if ! id "$test_user" >/dev/null 2>&1; then
-        touch /etc/subuid /etc/subgid
-        useradd --create-home --shell /bin/sh "$test_user"
-        made_user=yes
-    fi
+    touch /etc/subuid /etc/subgid
+    useradd --create-home --shell /bin/sh "$test_user"
     grep -q "^$test_user:" /etc/subuid || usermod --add-subuids 524288-589823 "$test_user"
     grep -q "^$test_user:" /etc/subgid || usermod --add-subgids 524288-589823 "$test_user"
     home=$(getent passwd "$test_user" | cut -d: -f6)
@@ -66,10 +62,8 @@ $left"
 }
 
 remove_test_user() {
-    rm -rf "$checkout"
-    if [ -n "$made_user" ]; then
-        userdel --remove "$test_user" 2>/dev/null
-    fi
+    pkill -KILL -u "$test_user" || :
+    userdel --force --remove "$test_user" 2>/dev/null || say "the user $test_user could not be removed"
 }
 
 # Passes the integration tests as the ordinary user. Takes pytest's arguments.

@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -214,17 +214,23 @@ def test_an_agent_by_its_socket_with_an_id_a_place_and_an_owner(shared_bench: Wo
     assert "mode=666 uid=5" in log
 
 
-def test_a_key_file_and_nothing_of_it_is_left(shared_bench: Workbench, key: Path) -> None:
-    before = set(agents())
+def test_a_key_file_and_nothing_of_it_is_left(
+    shared_bench: Workbench, key: Path, agents: Callable[[], list[str]]
+) -> None:
     identities(shared_bench, "--ssh", f"default={key}")
     secret_part = key.read_bytes().splitlines()[2]
     assert [path for path in files_holding(secret_part, shared_bench.scratch) if path != key] == []
-    assert set(agents()) <= before
+    assert agents() == []
 
 
-def agents() -> list[str]:
-    """The process IDs of all agents."""
-    return subprocess.run(["pgrep", "-x", "ssh-agent"], capture_output=True, text=True, check=False).stdout.split()
+@pytest.fixture
+def agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Gives the process IDs of the agents whose sockets are in this test's folder for temporary files."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    command = ["pgrep", "-f", f"^ssh-agent .*{folder}/"]
+    return lambda: subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
 
 
 def test_without_the_flag_there_is_no_agent(shared_bench: Workbench, agent: Path) -> None:
@@ -232,12 +238,13 @@ def test_without_the_flag_there_is_no_agent(shared_bench: Workbench, agent: Path
     shared_bench.build(env={"SSH_AUTH_SOCK": str(agent)})
 
 
-def test_a_killed_build_leaves_no_agent(shared_bench: Workbench, key: Path) -> None:
-    before = set(agents())
+def test_a_killed_build_leaves_no_agent(
+    shared_bench: Workbench, key: Path, agents: Callable[[], list[str]]
+) -> None:
     shared_bench.dockerfile("FROM busybox\nRUN --mount=type=ssh echo I am; sleep 1000\n")
     process = shared_bench.start("--ssh", f"default={key}")
     wait_for(process, " I am")
-    (agent,) = set(agents()) - before
+    (agent,) = agents()
     folder = Path(Path(f"/proc/{agent}/cmdline").read_text().split("\0")[3]).parent
     pidfd = os.pidfd_open(int(agent))
     process.kill()

@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from witness_corpus import Case, differences, load_cases, unexplained, unneeded
 from docker_engine import Engine
 from harness import Stagewright
 from image_facts import Facts, ImageReader
+from witness_corpus import Case, differences, load_cases, unexplained, unneeded
 
 ALL = load_cases()
 CASES = [case for case in ALL if not case.refused]
