@@ -27,6 +27,9 @@ _TICK_NS = 10_000_000
 _Mark = tuple[int, int]
 """Inode, time of the last change of anything (ns)."""
 
+_Entries = dict[bytes, os.stat_result]
+"""The lstat of all that is in a tree, by names relative to it; a folder comes before what is in it."""
+
 
 @dataclass(slots=True, eq=False)
 class _Tree:
@@ -104,7 +107,7 @@ class CopiesSnapshotter:
         if tree is None:
             tree = self._advanced(self._taken(lowers, linked=False), lowers)
             if not tree.marks:
-                _note_marks(tree)
+                _note_marks(tree, _scanned(tree.path))
             self._drafts[upper] = tree
         yield tree.path
 
@@ -112,9 +115,10 @@ class CopiesSnapshotter:
         """See `Snapshotter.settle`: compare the tree with the layers below it."""
         tree = self._drafts.get(upper)
         if tree is not None:
-            _collect(tree, lowers, upper)
-            _part_links(tree)
-            _note_marks(tree)
+            found = _scanned(tree.path)
+            _collect(tree, found, lowers, upper)
+            _part_links(tree, found)
+            _note_marks(tree, found)
 
     def committed(self, lowers: tuple[str, ...], upper: str) -> None:
         """See `Snapshotter.committed`."""
@@ -238,20 +242,40 @@ def _link(source: bytes, target: bytes) -> bool:
     return True
 
 
-def _part_links(tree: _Tree) -> None:
+def _scanned(folder: str) -> _Entries:
+    """All that is in a tree; a step takes as long as this at least, so it is done once."""
+    found: _Entries = {}
+    pending = [(os.fsencode(folder), b"")]
+    while pending:
+        path, prefix = pending.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                found[name] = entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((entry.path, name + b"/"))
+    return found
+
+
+def _part_links(tree: _Tree, found: _Entries) -> None:
     """Make files of their own of the links that a step has made: they are a layer's now."""
-    for _, path, info in walk(tree.path):
+    top = os.fsencode(tree.path)
+    aside = os.path.join(os.fsencode(tree.folder), b"link")
+    for name, info in list(found.items()):
         if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-            aside = os.path.join(os.fsencode(tree.folder), b"link")
-            with times_kept(os.path.dirname(path)):
+            path, folder = os.path.join(top, name), os.path.dirname(name)
+            with times_kept(os.path.join(top, folder)):
                 copy_entry(path, aside)
                 os.rename(aside, path)
+            for changed in (name, folder):
+                if changed:
+                    found[changed] = os.stat(os.path.join(top, changed), follow_symlinks=False)
             tree.parted = True
 
 
-def _note_marks(tree: _Tree) -> None:
-    """Remember how everything in the tree is now, by a walk through it."""
-    tree.marks = {name: _mark(info) for name, _, info in walk(tree.path)}
+def _note_marks(tree: _Tree, found: _Entries) -> None:
+    """Remember how everything in the tree was when it was scanned."""
+    tree.marks = {name: _mark(info) for name, info in found.items()}
     # The clock of file times, which runs behind the one that processes see.
     probe = os.open(tree.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -261,7 +285,7 @@ def _note_marks(tree: _Tree) -> None:
         os.close(probe)
 
 
-def _collect(tree: _Tree, lowers: tuple[str, ...], upper: str) -> None:
+def _collect(tree: _Tree, found: _Entries, lowers: tuple[str, ...], upper: str) -> None:
     """Write into the layer's folder `upper` what in the tree is not as the layers say."""
     draft = os.fsencode(upper)
     top = os.fsencode(tree.path)
@@ -283,10 +307,11 @@ def _collect(tree: _Tree, lowers: tuple[str, ...], upper: str) -> None:
             if known is None:
                 os.mkdir(target, 0o700)
 
-        for name, path, info in walk(tree.path):
+        for name, info in found.items():
             before = unseen.pop(name, None)
-            if before == _mark(info) and before[1] < tree.certain_before:
+            if before == (info.st_ino, info.st_ctime_ns) and before[1] < tree.certain_before:
                 continue
+            path = os.path.join(top, name)
             if _is_as_before(chain, name, path, info, before):
                 continue
             if stat.S_ISDIR(info.st_mode):
