@@ -122,6 +122,8 @@ class DefinitionReader:
         with self._vertex(self.name) as reporter:
             data = self._given(reporter)
             if data is None:
+                if options.file is None:
+                    _check_inside(path, options.context, "Dockerfile")
                 data = read_file(path, "Dockerfile", self._cancel)
                 _report(reporter, data)
         shown = redact_url(path) if options.file is not None else os.path.basename(path)
@@ -132,6 +134,8 @@ class DefinitionReader:
         for path in [*paths, os.path.join(self._options.context, IGNORE_FILE)]:
             if os.path.isfile(path):
                 with self._vertex(f"[internal] load {IGNORE_FILE}"):
+                    if self._options.file is None:
+                        _check_inside(path, self._options.context, "ignore file")
                     return read_patterns(read_file(path, "ignore file", self._cancel), path)
         return ()
 
@@ -233,6 +237,16 @@ def _in_any_case(path: str) -> str:
     folder, name = os.path.split(path)
     lower = os.path.join(folder, name.lower())
     return lower if name == _DOCKERFILE and not os.path.lexists(path) and os.path.lexists(lower) else path
+
+
+def _check_inside(path: str, context: str, what: str) -> None:
+    """Refuse a link out of the context, which may be a stranger's: an error would show lines of what it leads to."""
+    root = os.path.realpath(context)
+    if os.path.commonpath((root, os.path.realpath(path))) != root:
+        raise NotFoundError(
+            f"failed to read {what}: {path} is a link out of the build context",
+            hint="name the file that is meant with --file" if what == "Dockerfile" else None,
+        )
 
 
 def read_file(path: str, what: str, cancel: threading.Event) -> bytes:
