@@ -12,7 +12,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,18 +219,16 @@ class GitSource:
 
     def _fetch(self, wanted: _Wanted, commit: _Commit, store: str, runner: GitRunner, reporter: Reporter) -> None:
         """Have the commit's objects in the bare repository `store`, which is made where it is missing."""
-        if not os.path.exists(os.path.join(store, "HEAD")):
-            os.makedirs(store, mode=0o700, exist_ok=True)
-            runner.run("init", "--quiet", "--bare", f"--object-format={commit.format}", git_dir=store)
-            with open(os.path.join(store, _DESCRIPTION), "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(wanted.shown + "\n")
+        os.makedirs(store, mode=0o700, exist_ok=True)
+        _unlock(store)
+        # For one that is there this costs little, and it mends one that a killed process only began to make.
+        runner.run("init", "--quiet", "--bare", f"--object-format={commit.format}", git_dir=store)
+        with open(os.path.join(store, _DESCRIPTION), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(wanted.shown + "\n")
         if self._has(commit, store, runner):
             return
         if self._offline:
             raise NotFoundError(f"{wanted.shown}: {commit.object} is not here, and --offline forbids fetching it")
-        # A process that was killed may have left it; the repository is ours alone now.
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(store, "shallow.lock"))
         with reporter.status(f"fetching {commit.object}"):
             what = f"failed to fetch remote {wanted.shown}"
             failing(what, lambda: self._fetch_object(wanted, commit, store, runner))
@@ -286,8 +283,8 @@ class GitSource:
             header, scope = _basic(_unquoted(wanted.login)), f"{wanted.url.partition('://')[0]}://{host}/"
         if header is None:
             return self._runner
-        if "\n" in header or "\r" in header:
-            raise UsageError(f"{wanted.shown}: the secret for its server has more than one line")
+        if not header.isascii() or not header.isprintable():
+            raise UsageError(f"{wanted.shown}: the secret for its server is no line of plain text")
         return replace(self._runner, settings=((f"http.{scope}.extraHeader", f"Authorization: {header}"),))
 
     def _authorization(self, host: str) -> str | None:
@@ -298,6 +295,16 @@ class GitSource:
             if (value := self._secret(f"GIT_AUTH_TOKEN{end}")) is not None:
                 return _basic(b"x-access-token:" + value.strip())
         return None
+
+
+def _unlock(store: str) -> None:
+    """Remove git's own locks, which only killed processes have left: whoever is here holds the repository alone."""
+    for folder, folders, names in os.walk(store):
+        if folder == store and "objects" in folders:
+            folders.remove("objects")
+        for name in names:
+            if name.endswith(".lock"):
+                os.unlink(os.path.join(folder, name))
 
 
 def _basic(pair: bytes) -> str:

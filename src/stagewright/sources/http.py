@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stagewright.errors import CanceledError, IntegrityError, NotFoundError, StoreError
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError, StoreError, UsageError
 from stagewright.graph.ops import SourceOp
 from stagewright.records import dataclass
 from stagewright.redaction import redact_url
@@ -148,8 +148,6 @@ class HttpSource:
 
         Some servers send ETags and don't heed If-None-Match, so they are compared here, weak ones as strong ones.
         """
-        from stagewright.errors import RegistryError
-
         try:
             with self._request("HEAD", url, {"If-None-Match": known.etag}) as response:
                 etag = _etag(response)
@@ -233,6 +231,8 @@ class HttpSource:
         except ValueError:
             raise NotFoundError(f"{redact_url(url)} is no URL that can be fetched") from None
         if authorization:
+            if not authorization.isascii() or not authorization.isprintable():
+                raise UsageError(f"{redact_url(url)}: the secret for its server is no line of plain text")
             sent["Authorization"] = authorization
         return self._client.request(method, url, sent)
 

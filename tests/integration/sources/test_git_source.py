@@ -244,6 +244,23 @@ def test_a_commit_that_is_here_needs_no_server(store: GitStore, repository: Repo
     assert store.files(url) == {"a": "1"}
 
 
+def test_what_a_killed_build_leaves_is_no_hindrance(store: GitStore, repository: Repository, daemon: str) -> None:
+    commit = repository.commit({"a": "1"})
+    store.fetch(f"{daemon}/r.git")
+    (kept,) = (store.root / "git").iterdir()
+    commit = repository.commit({"a": "2"})
+    for name in ("shallow.lock", "config.lock", "packed-refs.lock", f"refs/stagewright/{commit}.lock"):
+        (kept / name).touch()
+    (kept / "objects" / "pack" / "tmp_pack_x").write_bytes(b"PACK")
+    (kept / "description").unlink()
+    assert store.files(f"{daemon}/r.git") == {"a": "2"}
+    shutil.rmtree(kept / "refs")
+    (kept / "HEAD").unlink()
+    (kept / "config").unlink()
+    commit = repository.commit({"a": "3"})
+    assert store.files(f"{daemon}/r.git#{commit}") == {"a": "3"}
+
+
 def test_a_ref_that_moves_during_the_build(store: GitStore, repository: Repository, daemon: str) -> None:
     repository.commit({"a": "1"})
     build, vertex = store.build(), source(f"{daemon}/r.git")
@@ -457,10 +474,11 @@ def test_wrong_credentials(store: GitStore, repository: Repository, start_http: 
     assert "hunter2" not in error.render()
 
 
-def test_a_secret_of_several_lines(store: GitStore) -> None:
-    store.secrets = {"GIT_AUTH_HEADER": b"Basic abc\nX-Other: y"}
+@pytest.mark.parametrize("secret", [b"Basic abc\nX-Other: y", b"abc\0", b"\xff"])
+def test_a_secret_that_is_no_header(store: GitStore, secret: bytes) -> None:
+    store.secrets = {"GIT_AUTH_HEADER": secret}
     error = store.failure("http://127.0.0.1:1/r.git")
-    assert error.message == "http://127.0.0.1:1/r.git: the secret for its server has more than one line"
+    assert error.message == "http://127.0.0.1:1/r.git: the secret for its server is no line of plain text"
 
 
 def test_secrets_stay_with_the_repository(

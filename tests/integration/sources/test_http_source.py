@@ -327,6 +327,14 @@ def test_credentials(
     assert [request.headers.get("Authorization") for request in server.requests] == [sent] * 2
 
 
+@pytest.mark.parametrize("secret", [b"abc\nX-Other: y", b"abc\0", b"\xff"])
+def test_a_secret_that_is_no_header(store: Store, server: ScriptedServer, secret: bytes) -> None:
+    store.secrets["HTTP_AUTH_HEADER_127.0.0.1"] = secret
+    url = serve(server)
+    assert store.failure(url).message == f"{url}: the secret for its server is no line of plain text"
+    assert server.requests == []
+
+
 def test_credentials_do_not_follow_to_another_host(
     store: Store, server: ScriptedServer, start_server: Callable[[], ScriptedServer]
 ) -> None:
