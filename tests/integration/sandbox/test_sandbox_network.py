@@ -56,15 +56,19 @@ def own(request: pytest.FixtureRequest, lower: Path, tmp_path: Path, only: Calla
 
 
 def helpers_running() -> list[str]:
-    """The programs' processes, which have the steps' address or network on their command lines."""
+    """The programs' processes among our descendants: other builds have theirs."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    waiting = [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
         try:
-            words = entry.read_bytes().split(b"\0")
+            children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
+        waiting += [int(child) for text in children for child in text.split()]
         if os.path.basename(words[0]) in (b"pasta", b"slirp4netns"):
-            found.append(entry.parent.name)
+            found.append(str(pid))
     return found
 
 
