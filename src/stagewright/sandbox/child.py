@@ -114,7 +114,9 @@ class NativeChild(Child):
         """Mount everything, enter it and come back with who runs the step."""
         request = self._request
         self.doing = "mount the root file system"
-        files = FileSystem(request["root"], request["descriptors"], insecure=request["insecure"])
+        files = FileSystem(
+            request["root"], request["descriptors"], insecure=request["insecure"], nodev=not request["devices_ruled"]
+        )
         try:
             self.doing = "mount /proc, /sys and /dev"
             files.mount_kernel_filesystems(request["shm_size"])

@@ -11,12 +11,12 @@ import os
 import select
 from _socket import socket
 
-from stagewright.sandbox import coredumps, groups, kernel, leftovers, process, wire
+from stagewright.sandbox import coredumps, devices_bpf, groups, kernel, leftovers, process, wire
 from stagewright.sandbox.child import Child, NativeChild
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from stagewright.sandbox.groups import BuildGroup
 
@@ -60,6 +60,7 @@ class _Launcher:
         self._control = control
         self._groups = build_groups
         self._steps = 0
+        self._device_rules = devices_bpf.load_for(build_groups)
         self._privileges = process.Privileges(kernel.SeccompProgram(program))
         self._child_type: type[Child] = NativeChild
         if with_bundles:
@@ -144,8 +145,7 @@ class _Launcher:
                 from stagewright.sandbox.network_child import NetworkChild
 
                 NetworkChild(request, status, self._privileges.bounding).run()
-            for place in places:
-                groups.join(place)
+            self._contain(request, places)
             child = self._child_type(request, status, self._privileges)
             if network is not None:
                 child.join_network(network)
@@ -161,6 +161,15 @@ class _Launcher:
         except Exception as error:
             self._tell(status, (wire.FAILED, child.explain(error) if child is not None else str(error)))
         os._exit(1)
+
+    def _contain(self, request: dict[str, Any], places: list[str]) -> None:
+        """Move to the step's groups, and tell the child whether one of them keeps it off the machine's devices."""
+        for place in places:
+            groups.join(place)
+        rules = self._device_rules
+        ours = [place for group, place in zip(self._groups, places, strict=True) if group.is_v2]
+        ruled = rules is not None and not request["insecure"] and devices_bpf.attach(rules, ours[0])
+        request["devices_ruled"] = ruled
 
 
 def _be_killable() -> None:

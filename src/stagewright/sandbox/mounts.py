@@ -70,13 +70,16 @@ class ForbiddenTargetError(Exception):
 class FileSystem:
     """The file system of one step while it is being built, in the mount namespace of the calling process.
 
-    `root` is what the request says of it. `descriptors` are those that came with the request.
+    `root` is what the request says of it. `descriptors` are those that came with the request. `nodev` says that the
+    mounts have to keep the step from opening device nodes, as nothing else does.
     """
 
-    def __init__(self, root: Layers, descriptors: list[int], *, insecure: bool, stage_at: str = "/") -> None:
+    def __init__(
+        self, root: Layers, descriptors: list[int], *, insecure: bool, nodev: bool = True, stage_at: str = "/"
+    ) -> None:
         self._descriptors = descriptors
         self._insecure = insecure
-        self._nodev = 0 if insecure else _NODEV
+        self._nodev = _NODEV if nodev and not insecure else 0
         self._files = 0
         self._stage = _memory_filesystem()
         kernel.move_mount_to(self._stage, stage_at)

@@ -13,7 +13,7 @@ import pytest
 from conftest import Box
 from stagewright.errors import SandboxError
 from stagewright.options import StepLimits
-from stagewright.sandbox import cgroups, groups
+from stagewright.sandbox import cgroups, devices_bpf, groups
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.oci import OciRuntime
 from stagewright.sandbox.spec import Runtime
@@ -82,18 +82,21 @@ def test_each_step_has_its_own_count(limited: Callable[[StepLimits], Box]) -> No
         assert ran.out == "ten\n", ran.err
 
 
-def all_groups() -> set[str]:
-    return {str(path) for path in Path("/sys/fs/cgroup").glob("**/stagewright-*")}
-
-
+@needs_a_count
 def test_the_groups_end_with_the_runtime(lower: Path, tmp_path: Path) -> None:
-    before = all_groups()
-    runtime = NativeRuntime()
-    assert Box(runtime, lower, tmp_path).run("true", network="host").code == 0
-    own = all_groups() - before
-    assert [path for group in own for path in Path(group).glob("step*")] == []
-    runtime.close()
-    assert not own & all_groups()
+    parent = f"stagewright-test-{os.getpid()}"
+    runtime = NativeRuntime(StepLimits(cgroup_parent=f"/{parent}"), pytest.fail)
+    try:
+        assert Box(runtime, lower, tmp_path).run("true", network="host").code == 0
+        builds = list(Path("/sys/fs/cgroup").glob(f"**/{parent}/stagewright-*"))
+        assert builds
+        assert [step for build in builds for step in build.glob("step*")] == []
+        runtime.close()
+        assert list(Path("/sys/fs/cgroup").glob(f"**/{parent}/stagewright-*")) == []
+    finally:
+        runtime.close()
+        for made in Path("/sys/fs/cgroup").glob(f"**/{parent}"):
+            made.rmdir()
 
 
 @pytest.mark.skipif(
@@ -152,3 +155,34 @@ def test_what_runs_in_a_group_of_version_2_ends_with_it() -> None:
     finally:
         group.remove()
     assert not os.path.exists(group.path)
+
+
+def test_a_step_can_use_the_nodes_it_makes_if_they_are_of_no_harm(lower: Path, tmp_path: Path) -> None:
+    """What sets up a distribution makes a /dev for it, and uses it at once."""
+    if not can_rule_devices():
+        pytest.skip("no control group of version 2 can rule devices here")
+    runtime = NativeRuntime()
+    script = """
+        mkdir /new; for node in 'null c 1 3' 'mem c 1 1' 'kmsg c 1 11' 'fuse c 10 229' 'loop b 7 0'; do
+            set -- $node; mknod /new/$1 $2 $3 $4 && (: < /new/$1) 2> /dev/null && echo $1
+        done; echo x > /new/null && echo end
+    """
+    try:
+        ran = Box(runtime, lower, tmp_path).sh(script, network="host")
+    finally:
+        runtime.close()
+    assert ran.out.split() == ["null", "end"], ran.err
+
+
+def can_rule_devices() -> bool:
+    made = groups.make(f"stagewright-test-{os.getpid()}", cgroups.plan(StepLimits()))
+    try:
+        program = devices_bpf.load_for(made)
+        if program is None:
+            return False
+        answers = [devices_bpf.attach(program, group.path) for group in made if group.is_v2]
+        os.close(program)
+        return all(answers)
+    finally:
+        for group in made:
+            group.remove()
