@@ -14,6 +14,9 @@ host-ca = true
 jobs = 3
 oci-runtime = "/usr/bin/crun"
 
+[worker]
+  snapshotter = "copies"
+  runtime = "chroot"
 [worker.oci]
   max-parallelism = 4
 [grpc]
@@ -58,6 +61,8 @@ def test_a_buildkitd_file_with_our_keys_is_read(tmp_path: Path) -> None:
         host_ca=True,
         jobs=3,
         oci_runtime="/usr/bin/crun",
+        snapshotter="copies",
+        chroot=True,
     )
 
 
@@ -151,3 +156,24 @@ def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
         assert isinstance(parse_duration(text), float)
     except UsageError:
         return
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('snapshotter = "zfs"', "worker.snapshotter is not one of auto, overlay, fuse-overlayfs, copies"),
+        ("snapshotter = 1", "worker.snapshotter is not a string"),
+        ('runtime = "runc"', "worker.runtime is not one of auto, chroot"),
+        ('isolation = "chroot"', "unknown key worker.isolation"),
+    ],
+)
+def test_the_worker_table(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(write(tmp_path, f"[worker]\n{text}\n"), {})
+
+
+def test_the_names_of_snapshotters_are_those_that_exist(tmp_path: Path) -> None:
+    from stagewright.snapshots.selection import NAMES
+
+    for name in NAMES:
+        assert load(write(tmp_path, f'[worker]\nsnapshotter = "{name}"\n'), {}).snapshotter == name
