@@ -10,6 +10,7 @@ import os
 import select
 from _socket import socket
 
+from stagewright import privilege
 from stagewright.sandbox import coredumps, kernel, paths, process, users, wire
 
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ def main(status_fd: int) -> NoReturn:
     left = _kill_all()
     if left:
         _tell(status, (wire.FAILED, "the step left processes of another user, which only CAP_KILL can end"))
-    _tell(status, (wire.EXITED, code if code >= 0 else 128 - code, max(0, -code)))
+    _tell(status, (wire.EXITED, code if code >= 0 else 128 - code, max(0, -code), False))
     os._exit(0)
 
 
@@ -170,13 +171,10 @@ def _become(uid: int, gid: int, groups: list[int], privileges: process.Privilege
             # Whoever contains us may forbid filters; what it allows is then all that holds the step.
             pass
     if privileges.capabilities & _SETPCAP:
-        number = 0
-        while privileges.bounding >> number:
-            if privileges.bounding >> number & 1 and not keep >> number & 1:
-                kernel.prctl(kernel.PR_CAPBSET_DROP, number)
-            number += 1
+        process.drop_from_bounding(privileges.bounding, keep)
     if (uid, gid, sorted(groups)) != (os.getuid(), os.getgid(), sorted(os.getgroups())):
-        os.setgroups(groups)
+        if not privilege.has_one_id():
+            os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     held = keep if uid == 0 else 0
