@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 _TITLE = "[internal] searching the image's files for secrets"
 _DIGEST = "sha256:" + "5ec4e75ea4c4".ljust(64, "0")
 _MOST_PLACES = 5
-_HINT = "what a step gets must not be in what it leaves; --secret-leak=warn builds all the same"
+_MOST_OF_A_NAME = 100
+_OTHERWISE = "--secret-leak=warn builds all the same"
+_STEP_HINT = f"remove it in the step that writes it, or write it to a tmpfs mount; {_OTHERWISE}"
+_FILE_HINT = f"leave the file out, by .dockerignore if it comes from the build context; {_OTHERWISE}"
+_CONFIG_HINT = f"whoever has the image can read its config; {_OTHERWISE}"
 _ARGUMENT_HINT = "the build argument {} has it; --secret with RUN --mount=type=secret keeps it out of the image"
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltLayer:
+class _Layer:
     """A layer that is part of a build: its snapshot, the name of its folder, and the step that it is the result of."""
 
     snapshot: int
@@ -51,7 +55,7 @@ class _Case:
     step: str = ""
     location: SourceRange | None = None
     vertex: str = ""
-    hint: str = _HINT
+    hint: str = _OTHERWISE
 
 
 class LeakGuard:
@@ -135,7 +139,7 @@ class LeakGuard:
                 self._masked(places),
                 step=self._masked([config.history[entries[0]].created_by])[0] if entries else "",
                 location=next((line for entry in entries if (line := history_lines[entry]) is not None), None),
-                hint=_ARGUMENT_HINT.format(arguments[0]) if arguments else _HINT,
+                hint=_ARGUMENT_HINT.format(arguments[0]) if arguments else _CONFIG_HINT,
             )
             self._settle(case)
 
@@ -148,23 +152,23 @@ class LeakGuard:
         """
         if self._mode == "off":
             return
-        built: dict[str, BuiltLayer] = {}
+        built: dict[str, _Layer] = {}
         for vertex, snapshot in results:
             folder = self._snapshots.dir(snapshot)
-            layer = built.setdefault(folder, BuiltLayer(snapshot, folder, vertex))
+            layer = built.setdefault(folder, _Layer(snapshot, folder, vertex))
             for id in _secrets_of(vertex):
                 self._check_known(layer, id)
-        todo: list[tuple[BuiltLayer, dict[str, bytes]]] = []
+        todo: list[tuple[_Layer, dict[str, bytes]]] = []
         for snapshot in self._snapshots.layers(image) if self._secrets else ():
             if self._layers.pulled(snapshot) is not None:
                 continue
             folder = self._snapshots.dir(snapshot)
-            layer = built.get(folder) or BuiltLayer(snapshot, folder, None)
+            layer = built.get(folder) or _Layer(snapshot, folder, None)
             if secrets := self._unsearched(layer):
                 todo.append((layer, secrets))
         self._search_layers(todo)
 
-    def _check_known(self, layer: BuiltLayer, id: str) -> None:
+    def _check_known(self, layer: _Layer, id: str) -> None:
         """Tell what is known of a step's own secret: where it leaked, or that nobody looked and nobody can now."""
         known = self._searches.of(layer.folder).get(name_of(id))
         if known is None:
@@ -177,7 +181,7 @@ class LeakGuard:
         elif known.places:
             self._tell_known(layer, id, known.places)
 
-    def _unsearched(self, layer: BuiltLayer) -> dict[str, bytes]:
+    def _unsearched(self, layer: _Layer) -> dict[str, bytes]:
         """The secrets that a layer must be searched for; tells of those that were found in it before."""
         known = self._searches.of(layer.folder)
         todo = {}
@@ -189,7 +193,7 @@ class LeakGuard:
                 todo[id] = value
         return todo
 
-    def _search_layers(self, todo: Sequence[tuple[BuiltLayer, dict[str, bytes]]]) -> None:
+    def _search_layers(self, todo: Sequence[tuple[_Layer, dict[str, bytes]]]) -> None:
         if not todo:
             return
         privilege.require()
@@ -218,7 +222,7 @@ class LeakGuard:
             if places:
                 self._settle(self._case(id, places, vertex))
 
-    def _tell_known(self, layer: BuiltLayer, id: str, places: tuple[str, ...]) -> None:
+    def _tell_known(self, layer: _Layer, id: str, places: tuple[str, ...]) -> None:
         if (layer.folder, id) not in self._told:
             self._told.add((layer.folder, id))
             self._settle(self._case(id, places, layer.vertex))
@@ -227,12 +231,14 @@ class LeakGuard:
         if vertex is None:
             return _Case(id, f"secret {id} leaks: an earlier build left its value in {self._listed(places)}", places)
         meta = vertex.meta
-        message = f"secret {id} leaks: {meta.name} left its value in {self._listed(places)}"
-        return _Case(id, message, places, meta.name, meta.location, vertex.digest)
+        message = f"secret {id} leaks: {self._short(meta.name)} left its value in {self._listed(places)}"
+        hint = _STEP_HINT if isinstance(vertex.op, ExecOp) else _FILE_HINT
+        return _Case(id, message, places, meta.name, meta.location, vertex.digest, hint)
 
     def _tell_unsearched(self, id: str, vertex: Vertex) -> None:
         meta = vertex.meta
-        message = f"secret {id} may leak: {meta.name} had it under --secret-leak=off, so nobody searched what it left"
+        step = self._short(meta.name)
+        message = f"secret {id} may leak: {step} had it under --secret-leak=off, so nobody searched what it left"
         hint = f"give the secret {id} once more, or run the step anew with --no-cache-filter or --no-cache"
         self._settle(_Case(id, message, (), meta.name, meta.location, vertex.digest, hint))
 
@@ -248,10 +254,14 @@ class LeakGuard:
             )
         self._emitter(WarningEvent(case.vertex, case.message, detail=(case.hint,), location=case.location))
 
+    def _short(self, name: str) -> str:
+        # What is cut in the middle would not be masked any more.
+        name = self._emitter.masked(name)
+        return name if len(name) <= _MOST_OF_A_NAME else f"{name[:_MOST_OF_A_NAME]}..."
+
     def _masked(self, places: Iterable[str]) -> tuple[str, ...]:
         # The name of a file can be what it was searched for.
-        masks = self._emitter.masks
-        return tuple(places) if masks is None else tuple(map(masks.text, places))
+        return tuple(map(self._emitter.masked, places))
 
     def _listed(self, places: Sequence[str]) -> str:
         more = len(places) - _MOST_PLACES

@@ -21,6 +21,7 @@ _LINE = 60
 _MIN_ANCHOR = 6
 _MAX_ANCHOR = 64
 _MIN_LINE = 16
+_MOST_LINES = 200
 _GOOD_ANCHOR = 12
 # What every URL encoder and JSON leave as it is.
 _UNRESERVED = pattern(r"[A-Za-z0-9._-]+")
@@ -89,8 +90,9 @@ def texts_of(value: bytes) -> set[bytes]:
     texts = {value, _json_escaped(value), value.hex().encode(), value.hex().upper().encode(), *_url_encoded(value)}
     for text in _base64(value):
         texts |= {text, text.translate(_URL_ALPHABET)}
-    lines = (line.strip() for line in value.splitlines())
-    return texts | {line for line in lines if len(line) >= _MIN_LINE}
+    lines = [line.strip() for line in value.splitlines()]
+    # No key has more lines, and each one costs time with every piece of a log.
+    return texts | {line for line in lines[:_MOST_LINES] if len(line) >= _MIN_LINE}
 
 
 def _unreserved_run(value: bytes) -> bytes | None:

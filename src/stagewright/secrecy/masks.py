@@ -21,6 +21,7 @@ class Masks:
             if len(value) >= MIN_MASKED:
                 texts |= texts_of(value)
         self._texts = sorted(texts)
+        self._beginnings = {text[:size] for text in texts for size in range(1, min(_GLANCE, len(text)))}
 
     def text(self, text: str, *, keep_lines: bool = False) -> str:
         """The text without secrets; with `keep_lines` a value of several lines leaves as many."""
@@ -43,14 +44,16 @@ class Masks:
 
     def open_end(self, data: bytes) -> int:
         """Where what may be the beginning of a secret starts at the end of the data; its length if nothing may."""
-        earliest = len(data)
+        earliest = max(0, len(data) - _GLANCE + 1)
+        while earliest < len(data) and data[earliest:] not in self._beginnings:
+            earliest += 1
         for text in self._texts:
-            at = max(0, len(data) - len(text) + 1)
-            while (at := data.find(text[:1], at, earliest)) >= 0:
-                if text.startswith(data[at : at + _GLANCE]) and text.startswith(data[at:]):
-                    earliest = at
-                    break
-                at += 1
+            # Only a beginning of at least so many bytes can start before what was looked at.
+            at = data.find(text[:_GLANCE], max(0, len(data) - len(text) + 1), earliest + _GLANCE - 1)
+            while at >= 0 and not text.startswith(data[at:]):
+                at = data.find(text[:_GLANCE], at + 1, earliest + _GLANCE - 1)
+            if at >= 0:
+                earliest = min(earliest, at)
         return earliest
 
 
