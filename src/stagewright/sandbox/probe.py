@@ -33,6 +33,7 @@ def probe() -> tuple[Fact, ...]:
         _seccomp(),
         _id_mapped_mounts(),
         Fact("cgroups", cgroup_version()),
+        _limits(),
         _network(),
         *_oci_runtimes(),
     )
@@ -106,6 +107,24 @@ def _seccomp() -> Fact:
 def _id_mapped_mounts() -> Fact:
     version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     return Fact("ID-mapped mounts", "yes" if version >= _ID_MAPPED_MOUNTS_SINCE else "no")
+
+
+def _limits() -> Fact:
+    """Which limits steps can have: the groups for all of them are made, and taken away again."""
+    from stagewright.options import StepLimits
+    from stagewright.sandbox import cgroups, groups
+
+    wanted = StepLimits(memory=1, cpu_shares=2, cpuset_cpus="0", pids=1)
+    made = groups.make(f"stagewright-probe-{os.getpid()}", cgroups.plan(wanted))
+    controllers = {controller for group in made for controller, _, _ in group.settings}
+    for group in made:
+        group.remove()
+    lacking = cgroups.asked_for(wanted) - controllers
+    value = ", ".join(sorted(controllers)) or "none"
+    if not lacking:
+        return Fact("limits of steps", value)
+    why = "this user has no control groups of version 2" if cgroup_version() == "v2" else "they take cgroups v2"
+    return Fact("limits of steps", value, f"no limits of {', '.join(sorted(lacking))}: {why}")
 
 
 def _network() -> Fact:

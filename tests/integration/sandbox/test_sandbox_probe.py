@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from stagewright.sandbox.probe import cgroup_version, probe
 
@@ -13,6 +14,19 @@ def test_the_facts_of_this_machine() -> None:
     assert facts["cgroups"].value == cgroup_version()
     assert facts["seccomp"].missing is None
     assert "mnt" in facts["namespaces"].value.split()
+
+
+def test_limits_are_tried_and_leave_nothing() -> None:
+    (limits,) = [fact for fact in probe() if fact.name == "limits of steps"]
+    lacking = (limits.missing or "").partition(":")[0].replace(",", "").split()
+    for controller in ("cpu", "cpuset", "memory", "pids"):
+        assert (controller in limits.value.split(", ")) != (controller in lacking)
+    assert list(Path("/sys/fs/cgroup").glob(f"**/stagewright-probe-{os.getpid()}")) == []
+
+
+def test_the_network_of_steps_is_told() -> None:
+    (network,) = [fact for fact in probe() if fact.name == "network of steps"]
+    assert (network.value == "the host's") == (network.missing is not None)
 
 
 def test_overlayfs_is_tried_and_leaves_nothing() -> None:
