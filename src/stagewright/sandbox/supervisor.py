@@ -129,7 +129,9 @@ class _Step:
         root = os.open(request["root"][1], os.O_RDONLY | os.O_DIRECTORY)
         self._doing = "read the image's users"
         texts = [paths.read_text(root, path, _MAX_USER_FILE) for path in ("/etc/passwd", "/etc/group")]
-        uid, gid, groups, home = users.resolve_user(request["user"], *texts)
+        uid, gid, found, home = users.resolve_user(request["user"], *texts)
+        # A namespace that was made without help has given up that call. Behind the chroot there is no /proc to tell.
+        groups = None if privilege.has_one_id() else list(found)
         self._doing = f"make the working directory {request['cwd']}"
         os.close(paths.resolve(root, request["cwd"], paths.DIRECTORY, owner=(uid, gid))[0])
         self._doing = "change the root directory"
@@ -147,7 +149,7 @@ class _Step:
         self._doing = f"change to the working directory {request['cwd']}"
         process.enter_directory(request["cwd"])
         self._doing = f"become the user {request['user'] or 'root'}"
-        _become(uid, gid, list(groups), privileges)
+        _become(uid, gid, groups, privileges)
         self._doing = "run the program"
         kernel.default_signals()
         environment = dict(entry.partition("=")[::2] for entry in request["env"])
@@ -155,7 +157,7 @@ class _Step:
         process.execute(request["args"], environment)
 
 
-def _become(uid: int, gid: int, groups: list[int], privileges: process.Privileges) -> None:
+def _become(uid: int, gid: int, groups: list[int] | None, privileges: process.Privileges) -> None:
     """Take on the identity with what we have of a step's usual capabilities, less the one that leads out of a chroot.
 
     Without CAP_SYS_ADMIN a filter takes no_new_privs, under which set-user-ID programs work as any other and no
@@ -172,8 +174,8 @@ def _become(uid: int, gid: int, groups: list[int], privileges: process.Privilege
             pass
     if privileges.capabilities & _SETPCAP:
         process.drop_from_bounding(privileges.bounding, keep)
-    if (uid, gid, sorted(groups)) != (os.getuid(), os.getgid(), sorted(os.getgroups())):
-        if not privilege.has_one_id():
+    if (uid, gid, sorted(groups or ())) != (os.getuid(), os.getgid(), sorted(os.getgroups())):
+        if groups is not None:
             os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
