@@ -285,3 +285,20 @@ def test_onbuild_adds_no_history() -> None:
 
 def test_maintainer() -> None:
     assert build("FROM a\nMAINTAINER Me").config.author == "Me"
+
+
+def test_each_entry_of_the_history_knows_its_lines() -> None:
+    text = "FROM a AS base\nENV A=1\nRUN one \\\n  two\nFROM base\nCOPY x /\nLABEL b=2\n"
+    plan = build(text, images={"a": image(layers=2)})
+    lines = [None if line is None else (line.start, line.end) for line in plan.history_lines]
+    assert lines == [None, None, (2, 2), (3, 4), (6, 6), (7, 7)]
+    assert len(lines) == len(plan.config.history)
+
+
+def test_no_credentials_of_urls_in_history_and_names() -> None:
+    text = "FROM a\nARG URL\nRUN curl https://me:word@host/ $URL\n"
+    plan = build(text, build_args={"URL": "http://x:word@y/?token=word"})
+    shown = "RUN |1 URL=http://***@y/?token=*** /bin/sh -c curl https://***@host/ $URL # buildkit"
+    assert history(plan)[-1] == shown
+    assert plan.vertex is not None
+    assert plan.vertex.meta.name == "[2/2] RUN curl https://***@host/ http://***@y/?token=***"

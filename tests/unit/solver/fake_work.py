@@ -100,9 +100,9 @@ class Build:
         return Result(self.store.snapshot(str(outcome or vertex.meta.name)))
 
     def solve(self, *targets: Vertex) -> list[Result]:
-        store, emitter = self.store, Emitter(self.events.append)
-        solver = Solver(lambda vertex: self, store.keys, store.locks, emitter, self.cancel, self.jobs, self.resolve)
-        return solver.solve(targets)
+        keys, locks, emitter = self.store.keys, self.store.locks, Emitter(self.events.append)
+        self.solver = Solver(lambda vertex: self, keys, locks, emitter, self.cancel, self.jobs, self.resolve)
+        return self.solver.solve(targets)
 
     def last(self, name: str) -> VertexEvent:
         return [event for event in self.events if isinstance(event, VertexEvent) and event.name == name][-1]

@@ -39,6 +39,20 @@ def test_a_second_build_runs_nothing(store: Store) -> None:
     assert second.cached == {"a", "b", "c"}
 
 
+def test_the_snapshots_of_all_vertices_are_known_whether_they_ran_or_not(store: Store) -> None:
+    target = run("c", run("b", run("a")), context())
+    first, second = Build(store), Build(store)
+    first.solve(target)
+    second.solve(target)
+    for build in (first, second):
+        found = build.solver.snapshots()
+        assert [(vertex.meta.name, store.contents[snapshot]) for vertex, snapshot in found] == [
+            ("a", "a"),
+            ("b", "b"),
+            ("c", "c"),
+        ]
+
+
 def test_inputs_of_a_cached_vertex_are_not_asked_for(store: Store) -> None:
     image = Vertex(SourceOp("docker-image://image@sha256:1"), meta=Metadata("image"))
     Build(store).solve(run("b", run("a", image)))
