@@ -141,6 +141,15 @@ def test_what_a_chroot_takes(box: Workbench, capabilities: str, lacking: str | N
     assert f"lacking: {lacking}" in build.stderr
 
 
+def test_a_namespace_that_cannot_have_a_proc_is_no_better(box: Workbench) -> None:
+    command = dataclasses.replace(box.stagewright, program=(*CONTAINED, "--unfiltered"))
+    box.dockerfile("FROM busybox\nRUN echo ran")
+    command.build(box.context, "--no-cache", "-o", "type=cacheonly")
+    facts = json.loads(command.run("info", "--format", "json").stdout)
+    assert facts["runtime"] == "chroot"
+    assert "cannot mount /proc here" in facts["missing"]["isolation of steps"]
+
+
 def test_no_network_is_refused(box: Workbench) -> None:
     box.dockerfile("FROM busybox\nRUN --network=none true")
     text = box.fail("--no-cache")

@@ -168,6 +168,37 @@ def test_an_opaque_directory_hides_what_is_below(store: SnapshotStore) -> None:
         assert os.listdir(f"/proc/self/fd/{root}/dir") == ["only"]
 
 
+def test_whiteouts_where_nobody_makes_devices(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stagewright.snapshots import overlay
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    base = layer(store, None, fill)
+    draft = store.prepare(base)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mknod", refuse)
+        os.mkdir(os.path.join(draft.fs, "dir"))
+        overlay.make_whiteout(draft.fs, draft.fs, b"gone", 5)
+        overlay.make_whiteout(draft.fs, os.path.join(draft.fs, "dir"), b"b", 5)
+    top = store.commit(draft)
+    path = os.path.join(store.folder(top), "gone")
+    info = os.lstat(path)
+    assert stat.S_ISREG(info.st_mode)
+    assert overlay.is_whiteout(info, path)
+    if store.choice().snapshotter.name != "copies" and _release() < (6, 8):
+        pytest.skip("overlayfs knows this form since Linux 6.8")
+    if store.choice().snapshotter.name == "fuse-overlayfs":
+        pytest.skip("fuse-overlayfs does not know this form, which is not made where it works")
+    with store.view(top) as root:
+        assert "gone" not in os.listdir(root)
+        assert os.listdir(f"/proc/self/fd/{root}/dir") == ["deep"]
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split(".")[:2])
+
+
 def test_views_of_several_at_once(store: SnapshotStore) -> None:
     base = layer(store, None, fill)
     second = layer(store, base, work)
