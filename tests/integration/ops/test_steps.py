@@ -132,6 +132,8 @@ def test_one_cache_mounted_twice_in_a_step(bench: Bench, root: Result, sharing: 
 class HoldingRuntime:
     """Runs no process: a step lasts until `go` is set. `started` counts the steps, `folders` their bind sources."""
 
+    shares_folders = True
+
     def __init__(self) -> None:
         self.go = threading.Event()
         self.started = threading.Semaphore(0)
