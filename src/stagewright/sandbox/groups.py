@@ -75,7 +75,7 @@ def _make_in(place: str, name: str, settings: list[Setting], is_v2: bool) -> Bui
         held = settings
         if is_v2:
             wanted = {controller for controller, _, _ in settings}
-            held = _hand_down(place, path, settings)
+            held = _hand_down(path, settings)
             if wanted and not held:
                 raise PermissionError
         _try_to_move(path)
@@ -85,11 +85,17 @@ def _make_in(place: str, name: str, settings: list[Setting], is_v2: bool) -> Bui
     return BuildGroup(path, held, is_v2)
 
 
-def _hand_down(place: str, path: str, settings: list[Setting]) -> list[Setting]:
-    """Switch the controllers on for the groups inside `path`; gives the settings whose controllers are."""
+def _hand_down(path: str, settings: list[Setting]) -> list[Setting]:
+    """Switch the controllers on for the groups inside `path`; gives the settings whose controllers are.
+
+    A group has those that all above it hand down, which only the machine's root may still change.
+    """
+    above = [path]
+    while os.path.exists(f"{os.path.dirname(above[0])}/cgroup.subtree_control"):
+        above.insert(0, os.path.dirname(above[0]))
     held = []
     for controller in dict.fromkeys(controller for controller, _, _ in settings):
-        for group in (place, path):
+        for group in above:
             _write_quietly(f"{group}/cgroup.subtree_control", f"+{controller}")
         with open(f"{path}/cgroup.subtree_control", encoding="ascii") as file:
             if controller in file.read().split():

@@ -157,6 +157,44 @@ def test_what_runs_in_a_group_of_version_2_ends_with_it() -> None:
     assert not os.path.exists(group.path)
 
 
+@pytest.fixture
+def tree() -> Iterator[tuple[Path, str]]:
+    """A tree of groups of version 2 with a group `own` inside, and a controller that none of them has yet."""
+    ((places, _, is_v2), *_) = [*cgroups.plan(StepLimits()), ([], [], False)]
+    if not is_v2 or not os.access(places[-1], os.W_OK):
+        pytest.skip("no control groups of version 2 can be made here")
+    offered = (Path(places[-1]) / "cgroup.controllers").read_text().split()
+    if not offered:
+        pytest.skip("the hierarchy of version 2 has no controllers here")
+    handed_down = Path(places[-1]) / "cgroup.subtree_control"
+    before = handed_down.read_text().split()
+    top = Path(places[-1]) / f"stagewright-test-{os.getpid()}"
+    (top / "own").mkdir(parents=True)
+    yield top, offered[-1]
+    for folder in sorted(top.glob("**/"), reverse=True):
+        folder.rmdir()
+    if offered[-1] not in before:
+        handed_down.write_text(f"-{offered[-1]}")
+
+
+def test_a_group_is_made_where_controllers_can_be_handed_down(tree: tuple[Path, str]) -> None:
+    """A group with processes of its own hands none down, so that the one above it is the place."""
+    top, controller = tree
+    setting = (controller, "cgroup.max.depth", "7")
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            (top / "own/cgroup.procs").write_text(str(process.pid))
+            (group,) = groups.make("build", [([str(top / "own"), str(top)], [setting], True)])
+            assert group.path == f"{top}/build"
+            place = Path(group.add_step(1))
+            assert controller in (place / "cgroup.controllers").read_text().split()
+            assert (place / "cgroup.max.depth").read_text() == "7\n"
+            group.remove()
+            assert not place.parent.exists()
+        finally:
+            process.kill()
+
+
 def test_a_step_can_use_the_nodes_it_makes_if_they_are_of_no_harm(lower: Path, tmp_path: Path) -> None:
     """What sets up a distribution makes a /dev for it, and uses it at once."""
     if not can_rule_devices():
