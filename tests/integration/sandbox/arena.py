@@ -12,10 +12,12 @@ from typing import Any
 from box import Box, Ran
 from calls import SYSCALL
 
+from stagewright.privilege import in_user_namespace
 from stagewright.records import dataclass
 from stagewright.sandbox.spec import BindMount
 
-MODES = ("native", "oci", "native in a user namespace", "oci in a user namespace")
+# Behind the door, the first two are in a user namespace already.
+MODES = ("native", "oci", "native in a user namespace", "oci in a user namespace")[: 2 if in_user_namespace() else 4]
 
 _HOST_SETTINGS = ("core_pattern", "modprobe", "hostname", "hotplug", "poweroff_cmd", "sysrq", "randomize_va_space")
 
