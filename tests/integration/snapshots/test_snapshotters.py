@@ -24,7 +24,9 @@ from stagewright.snapshots.tree import walk
 NAMES = [name for name in selection.NAMES if name != "auto"]
 AGES_AGO = 1_000_000_000
 # What it writes for itself, and nobody reads without it.
-OVERLAYS_NOTES = ("trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.nlink")
+OVERLAYS_NOTES = {
+    f"{prefix}.overlay.{note}" for prefix in ("trusted", "user") for note in ("origin", "impure", "nlink", "uuid")
+}
 
 
 @pytest.fixture(params=NAMES)
