@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stagewright import privilege
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError
 from stagewright.snapshots.compress import Compression, LayerBlob, LayerSink
@@ -23,8 +24,11 @@ def pack(
     """Make the blob of a layer from its folder (absolute, overlay format) and put it into the blob store.
 
     Times later than `epoch` (Unix seconds) become `epoch`. Equal folders give equal bytes. `progress` is told the bytes
-    of files read so far. The media type is OCI's. Raises StoreError where a file cannot be read or the disk refuses.
+    of files read so far. The media type is OCI's. Raises StoreError where a file cannot be read or the disk refuses,
+    and PrivilegeNeededError.
     """
+    # Elsewhere its files have other owners, as seen from there, and some cannot be read.
+    privilege.require()
     with LayerSink(blobs, compression) as sink:
         write_tree(folder, sink, epoch=epoch, progress=progress)
         return sink.finish()

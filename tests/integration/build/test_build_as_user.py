@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Stagewright, as_root
+from harness import Image, Stagewright, as_root
 from images_world import Layer, image_of
 from registry_servers import ScriptedServer
 from workbench import Workbench, wait_for
@@ -231,6 +231,17 @@ def test_it_prints_what_root_sees(bench: Workbench, text: str, flags: tuple[str,
     roots = shown(as_root(*command(tmp_path / "roots")))
     subprocess.run(as_root("rm", "-rf", tmp_path / "roots"), check=True)
     assert shown(command(stagewright.root)) == roots
+
+
+def test_cached_layers_that_are_packed_anew_keep_their_owners(bench: Workbench, tmp_path: Path) -> None:
+    bench.dockerfile("FROM scratch\nCOPY --chown=33:34 file /\n")
+    bench.write("file", "x")
+    for number, form in enumerate(("compression=gzip", "compression=uncompressed", "rewrite-timestamp=true")):
+        archive = tmp_path / f"{number}.tar"
+        build = bench.build("-o", f"type=oci,dest={archive},{form}")
+        assert build.ran == ([] if number else ["[1/1] COPY --chown=33:34 file /"])
+        (tmp_path / str(number)).mkdir()
+        assert Image.load(archive, tmp_path / str(number)).tree.owner("/file") == (33, 34)
 
 
 @pytest.mark.parametrize("step", ["COPY --chown=9999999 file /", "ADD --chown=7:9999999 file.tar /"])
