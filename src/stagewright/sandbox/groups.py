@@ -61,6 +61,9 @@ def make(name: str, hierarchies: Iterable[Hierarchy]) -> list[BuildGroup]:
     for places, settings, is_v2 in hierarchies:
         for place in places:
             try:
+                if len(places) == 1:
+                    # It is the one that was asked for, or there in any case.
+                    os.makedirs(place, exist_ok=True)
                 found.append(_make_in(place, name, settings, is_v2))
             except OSError:
                 continue
@@ -70,7 +73,7 @@ def make(name: str, hierarchies: Iterable[Hierarchy]) -> list[BuildGroup]:
 
 def _make_in(place: str, name: str, settings: list[Setting], is_v2: bool) -> BuildGroup:
     path = f"{place}/{name}"
-    os.makedirs(path)
+    os.mkdir(path)
     try:
         held = settings
         if is_v2:
