@@ -93,8 +93,9 @@ class Search:
                 window.add(_Text(f"the target of the link {place}", os.readlink(path)))
             for attribute, data in _attributes(path):
                 window.add(_Text(f"the attribute {attribute} of {place}", data))
-            if stat.S_ISREG(info.st_mode) and not (info.st_nlink > 1 and info.st_ino in seen):
-                seen.add(info.st_ino)
+            if stat.S_ISREG(info.st_mode) and info.st_ino not in seen:
+                if info.st_nlink > 1:
+                    seen.add(info.st_ino)
                 window.add_file(_File(place, path), info, self._check)
             if window.knows_enough:
                 break
