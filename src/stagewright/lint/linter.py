@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 
 from stagewright.dockerfile.instructions import parse
@@ -10,7 +11,7 @@ from stagewright.lint import installs, order, runtime, secrets, sources
 from stagewright.lint.findings import LintFinding, LintRule, apply, located
 from stagewright.lint.source import Source
 from stagewright.lint.sources import Pin
-from stagewright.records import dataclass
+from stagewright.records import dataclass, replace
 
 RULES: tuple[LintRule, ...] = (
     sources.COPY_FROM_INDEX,
@@ -57,11 +58,24 @@ def lint(data: bytes, filename: str, context: str | None = None, pin: Pin | None
     """
     source = Source(parse(data, filename), context)
     found = [finding for finder in _FINDERS for finding in finder(source)]
-    return located([*found, *sources.unpinned_bases(source, pin)])
+    findings = located([*found, *sources.unpinned_bases(source, pin)])
+    if _is_utf8(data):
+        return findings
+    # The lines of errors show a mark for each odd byte or two, so their offsets are not those of the file.
+    return [replace(finding, edits=()) for finding in findings]
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def fix(data: bytes, filename: str, context: str | None = None, pin: Pin | None = None) -> Mended:
     """Mend all findings that have a rewrite. Raises DockerfileError for a Dockerfile that cannot be read."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     mended: list[LintFinding] = []
     left = lint(data, filename, context, pin)
     for _ in range(_MAX_ROUNDS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stagewright.dockerfile.ast import Copy, Instruction, Run
+from stagewright.dockerfile.ast import Copy, Run
 from stagewright.lint.commands import Command, commands_of
 from stagewright.lint.findings import Edit, LintFinding, LintRule
 from stagewright.lint.source import Source
@@ -124,9 +124,8 @@ def _moved(source: Source, whole: Copy, run: Run, command: Command, files: list[
 def _stands_between(source: Source, whole: Copy, run: Run) -> bool:
     """Whether something else may matter to the install: any step between the two."""
     for stage in source.stages:
-        if whole in stage.instructions:
-            between: tuple[Instruction, ...] = stage.instructions[
-                stage.instructions.index(whole) + 1 : stage.instructions.index(run)
-            ]
-            return bool(between)
+        # Equal instructions stand in other stages, too.
+        places = {id(instruction): place for place, instruction in enumerate(stage.instructions)}
+        if id(whole) in places and id(run) in places:
+            return places[id(run)] > places[id(whole)] + 1
     return True

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from stagewright.dockerfile.ast import Copy, Stage
+from stagewright.dockerfile.golang import parse_int
 from stagewright.lint.findings import Edit, LintFinding, LintRule
 from stagewright.lint.source import Source
 
@@ -32,10 +33,13 @@ def copies_from_index(source: Source) -> Iterator[LintFinding]:
     given: dict[int, str] = {}
     for stage in source.stages:
         for instruction in stage.instructions:
-            if not isinstance(instruction, Copy) or not instruction.from_name.isdecimal():
+            if not isinstance(instruction, Copy):
                 continue
-            index = int(instruction.from_name)
-            if index >= len(source.stages) or instruction.from_name in names:
+            try:
+                index = parse_int(instruction.from_name)
+            except ValueError:
+                continue
+            if not 0 <= index < len(source.stages) or instruction.from_name in names:
                 continue
             named = source.stages[index]
             edits: tuple[Edit, ...] = ()
