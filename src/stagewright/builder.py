@@ -283,6 +283,9 @@ class Builder:
         if (complaint := complaint_of(self._options.limits, frozenset())) is not None:
             self._notify(complaint)
         mounts = self.state.cache_mounts
+        # What a build that was killed had given its steps lies in their roots.
+        mounts.bring_back()
+        self.state.snapshots.clean_drafts()
         return ChrootRuntime(self._notify, mounts.lent, mounts.returned)
 
     def _host_ca(self) -> str | None:

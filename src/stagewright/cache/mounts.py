@@ -64,11 +64,15 @@ class CacheMounts:
         os.unlink(folder + _LENT)
 
     def bring_back(self) -> None:
-        """Move folders back that processes had moved and died; the caller knows that no build runs."""
-        if self._root.is_dir():
-            for note in os.listdir(self._root):
-                if note.endswith(_LENT):
-                    self._bring_back(str(self._root / note.removesuffix(_LENT)))
+        """Move folders back that processes had moved and died; what running builds hold is left alone."""
+        if not self._root.is_dir():
+            return
+        for note in os.listdir(self._root):
+            folder = str(self._root / note.removesuffix(_LENT))
+            handle = self._locks.try_hold(f"mount/{folder}") if note.endswith(_LENT) else None
+            if handle is not None:
+                self._bring_back(folder)
+                os.close(handle)
 
     def _bring_back(self, folder: str) -> None:
         """Have a folder, which the caller holds, in its place, wherever a process that died has left it."""

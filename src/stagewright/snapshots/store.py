@@ -321,9 +321,8 @@ class SnapshotStore:
 
     def clean(self) -> None:
         """Remove what dead processes left: drafts that nobody holds, folders without a row, trash."""
+        self.clean_drafts()
         with self._disk():
-            for name in os.listdir(self._drafts):
-                self._clean_draft(os.path.join(self._drafts, name))
             with self._db.transaction():
                 # Within the transaction no other process is between placing a folder and writing its row.
                 known = {name for (name,) in self._db.query("SELECT dir FROM snapshots")}
@@ -332,6 +331,12 @@ class SnapshotStore:
                         self._move_to_trash(os.path.join(self._root, name))
             for name in os.listdir(self._trash):
                 remove_tree(os.path.join(self._trash, name))
+
+    def clean_drafts(self) -> None:
+        """Remove the drafts of dead processes, in which their steps' secrets may lie. Safe while builds run."""
+        with self._disk():
+            for name in os.listdir(self._drafts):
+                self._clean_draft(os.path.join(self._drafts, name))
 
     def _locked_folder(self) -> tuple[str, int]:
         """A new folder for a draft, and the descriptor that holds its lock."""
@@ -357,7 +362,7 @@ class SnapshotStore:
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._move_to_trash(path)
+            self._throw_away(path)
         except BlockingIOError:
             return
         finally:

@@ -249,13 +249,15 @@ def test_caches_shared_by_stages_that_run_at_once(box: Workbench) -> None:
     assert box.files("--no-cache").text("/all") == "1\n2\n"
 
 
-def test_a_killed_build_loses_no_cache(box: Workbench) -> None:
-    mount = "--mount=type=cache,id=killed,target=/deep/cache"
+def test_a_killed_build_loses_no_cache_and_leaves_no_secret(box: Workbench, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("killed-with-its-build")
+    mount = "--mount=type=cache,id=killed,target=/deep/cache --mount=type=secret,id=s"
     mark = f"9{os.getpid()}"
     box.dockerfile(f"FROM busybox\nRUN {mount} echo kept > /deep/cache/x; echo reached; sleep {mark}")
-    command = [*CONTAINED, "build", "--root", box.stagewright.root, "--config", box.stagewright.config]
+    command = [*CONTAINED, "build", "--root", box.stagewright.root, "--config", box.stagewright.config, "--no-cache"]
     process = subprocess.Popen(
-        [*command, "--progress=plain", "--no-cache", "-o", "type=cacheonly", box.context],
+        [*command, "--progress=plain", "--secret", f"id=s,src={secret}", "-o", "type=cacheonly", box.context],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -270,6 +272,9 @@ def test_a_killed_build_loses_no_cache(box: Workbench) -> None:
         time.sleep(0.05)
     box.dockerfile(f"FROM busybox\nRUN {mount} cat /deep/cache/x > /x")
     assert box.files("--no-cache").text("/x") == "kept\n"
+    root = box.stagewright.root
+    found = subprocess.run(["grep", "-rl", "killed-with-its-build", root], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
 
 
 def test_pruning_first_brings_a_killed_builds_cache_back(box: Workbench) -> None:
