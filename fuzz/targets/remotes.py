@@ -28,8 +28,7 @@ def check(data: bytes) -> None:
             assert not ref.remote.startswith("-") and not ref.ref.startswith("-")
             assert not set(ref.remote + ref.ref) & set("\0\n\r ")
             assert ".." not in ref.subdir.split("/")
-    hidden = redact_url(text)
-    assert redact_url(hidden) == hidden
+    redact_url(text)
     redact_host(text)
     redact_text(text)
     for password in credentials_in(text):

@@ -109,6 +109,9 @@ def _moved(source: Source, whole: Copy, run: Run, command: Command, files: list[
         return ()
     if whole.chown or whole.chmod or _stands_between(source, whole, run):
         return ()
+    if any(name.startswith("-") for name in files):
+        # COPY would take it for a flag.
+        return ()
     folder = folders.pop()
     destination = f"./{folder}/" if folder else whole.destination if whole.destination.endswith("/") else "./"
     copy = f"COPY {' '.join(files)} {destination}"
