@@ -198,7 +198,7 @@ def shown(command: list[str]) -> tuple[int, list[str]]:
     text = re.sub(r"\d+(\.\d+)?[kMG]?B", "SIZE", text)
     # What has its turn beside others has no fixed number, and sizes are told as often as there is time for it.
     lines = {re.sub(r"^#\d+ ", "#N ", line) for line in text.splitlines()} - {"#N ..."}
-    return done.returncode, sorted(line for line in lines if "SIZE" not in line)
+    return done.returncode, sorted(line for line in lines if "SIZE" not in line and " transferring " not in line)
 
 
 @pytest.mark.parametrize(
