@@ -69,6 +69,8 @@ def parse_git_ref(text: str, *, bare_hosts: bool = False) -> GitRef | None:
     if found is None:
         return None
     user, host, path, query, fragment = (part or "" for part in found.groups())
+    if text.startswith("-") or host.startswith("-"):
+        raise DockerfileError("a git repository must not begin with a dash, which programs take for an option")
     return _complete(GitRef(f"{user}@{host}:{path}", "ssh", host, path), query, fragment)
 
 
