@@ -55,11 +55,14 @@ print(sys.executable)' 2>/dev/null; then
 # Makes .venv with the project in it, anew only when pyproject.toml or the extras have changed. Takes the extras: "" or "[dev]".
 make_venv() {
     stamp="$1 $(cksum pyproject.toml)"
-    if [ -x .venv/bin/python ] && [ "$(cat .venv/stagewright-stamp 2>/dev/null)" = "$stamp" ]; then return; fi
+    made=$(cat .venv/stagewright-stamp 2>/dev/null || :)
     # What the tests have installed serves the demo as well.
-    if [ -z "$1" ] && [ "$(cat .venv/stagewright-stamp 2>/dev/null)" = "[dev] $(cksum pyproject.toml)" ]; then return; fi
-    say "installing Stagewright into .venv"
-    "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install -q --disable-pip-version-check --editable ".$1"
-    printf '%s' "$stamp" >.venv/stagewright-stamp
+    if [ ! -x .venv/bin/python ] || { [ "$made" != "$stamp" ] && [ "$made" != "[dev]${stamp#"$1"}" ]; }; then
+        say "installing Stagewright into .venv"
+        "$python" -m venv --clear .venv
+        .venv/bin/python -m pip install -q --disable-pip-version-check --editable ".$1"
+        printf '%s' "$stamp" >.venv/stagewright-stamp
+    fi
+    # Where Python writes no bytecode of its own accord, each start would compile all modules.
+    .venv/bin/python -m compileall -q src
 }

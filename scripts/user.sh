@@ -11,12 +11,28 @@ as_test_user() {
 }
 
 make_test_user() {
+    open_devices
     touch /etc/subuid /etc/subgid
     useradd --create-home --shell /bin/sh "$test_user"
     grep -q "^$test_user:" /etc/subuid || usermod --add-subuids 524288-589823 "$test_user"
     grep -q "^$test_user:" /etc/subgid || usermod --add-subgids 524288-589823 "$test_user"
     home=$(getent passwd "$test_user" | cut -d: -f6)
     checkout=$home/checkout
+}
+
+# Lets all users open the devices that Debian's udev lets them open; a machine without udev may not.
+open_devices() {
+    closed=
+    for device in /dev/net/tun /dev/fuse; do
+        if [ -c "$device" ] && [ "$(stat -c %a "$device")" != 666 ]; then
+            closed="$closed $(stat -c %a "$device")=$device"
+            chmod 666 "$device"
+        fi
+    done
+}
+
+close_devices() {
+    for device in $closed; do chmod "${device%%=*}" "${device#*=}"; done
 }
 
 # Copies the project and how this machine fetches packages to the home folder.
@@ -38,10 +54,18 @@ furnish_test_user() {
     export STAGEWRIGHT_TEST_USER="$test_user" STAGEWRIGHT_TEST_PYTHON="$checkout/.venv/bin/python"
 }
 
-# Hands over the stand-ins that root's tests have made.
-copy_standins() {
+# Builds the stand-ins for base images that root's tests use, and gives the user a copy of them.
+make_standins() {
     standins=${STAGEWRIGHT_STANDINS:-${XDG_CACHE_HOME:-$HOME/.cache}/stagewright/standins}
-    [ -d "$standins" ] || return 0
+    say "stand-ins for base images, in $standins"
+    folder=$(mktemp -d)
+    made=0
+    address=$(scripts/registry start "$folder/registry" --storage "$standins") || made=1
+    [ "$made" != 0 ] ||
+        .venv/bin/python scripts/standins --registry "$address" --config "$folder/stagewright.toml" || made=1
+    scripts/registry stop "$folder/registry" || made=1
+    rm -rf "$folder"
+    [ "$made" = 0 ] || fail "the stand-ins could not be built"
     mkdir -p "$home/.cache/stagewright"
     cp -R "$standins" "$home/.cache/stagewright/standins"
     chown -R "$test_user:" "$home/.cache"
@@ -62,16 +86,23 @@ $left"
 }
 
 remove_test_user() {
+    close_devices
     pkill -KILL -u "$test_user" || :
     userdel --force --remove "$test_user" 2>/dev/null || say "the user $test_user could not be removed"
 }
 
-# Passes the integration tests as the ordinary user. Takes pytest's arguments.
-test_as_user() {
-    copy_standins
-    say "pytest as $test_user"
+# Starts to pass the integration tests as the ordinary user. Takes pytest's arguments.
+start_as_test_user() {
+    as_test_user "$checkout/scripts/test-as-user" "$@" >"$home/report" 2>&1 &
+    running=$!
+}
+
+# Waits until they are passed, and shows the report. What is left is looked for when root has no process of the user's either.
+finish_as_test_user() {
     passed=0
-    as_test_user "$checkout/scripts/test-as-user" "$@" || passed=1
+    wait "$running" || passed=1
+    say "pytest as $test_user"
+    cat "$home/report"
     check_nothing_is_left || passed=1
     return "$passed"
 }

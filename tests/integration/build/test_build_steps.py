@@ -133,6 +133,7 @@ def test_insecure_steps(shared_bench: Workbench, runtime: tuple[str, ...]) -> No
     assert files.text("/mounted") == "yes\n"
 
 
+@pytest.mark.root("an old hierarchy of control groups counts processes")
 @pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").exists(), reason="no old hierarchy that counts processes")
 def test_limits_of_a_step(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
     shared_bench.dockerfile("""
