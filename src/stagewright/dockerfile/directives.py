@@ -66,8 +66,9 @@ def read_directives(lines: Sequence[str], source: SourceText) -> Directives:
     check = CheckOptions()
     if "check" in named:
         try:
-            check = parse_check(named["check"].value)
+            check = parse_check_comment(named["check"].value)
         except DockerfileError as error:
+            error.put_before("failed to parse check options")
             error.location = named["check"].location
             raise
     return Directives(named.get("syntax"), escape.value if escape else "\\", check, len(found))
@@ -92,8 +93,13 @@ def _scan(lines: Sequence[str], source: SourceText, first: int) -> list[Directiv
     return found
 
 
+def parse_check_comment(text: str) -> CheckOptions:
+    """The options of a `check` comment: behind the first space people write why. Raises DockerfileError."""
+    return parse_check(text.partition(" ")[0])
+
+
 def parse_check(text: str) -> CheckOptions:
-    """The value of a `check` directive: `skip=`, `experimental=` and `error=`, separated by semicolons.
+    """Which checks run: `skip=`, `experimental=` and `error=`, separated by semicolons.
 
     Raises DockerfileError for any other option.
     """

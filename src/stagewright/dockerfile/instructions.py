@@ -61,6 +61,14 @@ def parse(data: bytes, filename: str = "Dockerfile") -> ast.Dockerfile:
     Raises DockerfileError with a location, and nothing else, whatever the bytes are. The language is that of
     docker/dockerfile:1, whatever `syntax` directive the file has.
     """
+    dockerfile, problem = parse_to_end(data, filename)
+    if problem is not None:
+        raise problem
+    return dockerfile
+
+
+def parse_to_end(data: bytes, filename: str) -> tuple[ast.Dockerfile, DockerfileError | None]:
+    """As `parse`, but of a file with an instruction that means nothing, what stands before it, and its error."""
     parsed = parse_file(data, filename)
     if len(parsed.nodes) > _MOST_INSTRUCTIONS:
         location = parsed.nodes[_MOST_INSTRUCTIONS].location
@@ -68,6 +76,7 @@ def parse(data: bytes, filename: str = "Dockerfile") -> ast.Dockerfile:
     meta_args: list[ast.Arg] = []
     stages: list[ast.Stage] = []
     instructions: list[ast.Instruction] = []
+    problem = None
     for node in parsed.nodes:
         try:
             if node.keyword.lower() == "from":
@@ -77,23 +86,26 @@ def parse(data: bytes, filename: str = "Dockerfile") -> ast.Dockerfile:
             instruction = _instruction(node)
         except DockerfileError as error:
             message = f"dockerfile parse error on line {node.location.start}: {error.message}"
-            raise DockerfileError(message, location=node.location) from None
+            problem = DockerfileError(message, location=node.location)
+            break
         if stages:
             instructions.append(instruction)
         elif isinstance(instruction, ast.Arg):
             meta_args.append(instruction)
         else:
-            raise DockerfileError("no build stage in current context", location=node.location)
-    if not stages:
-        raise DockerfileError("dockerfile contains no stages to build", location=parsed.nodes[-1].location)
+            problem = DockerfileError("no build stage in current context", location=node.location)
+            break
+    if not stages and problem is None:
+        problem = DockerfileError("dockerfile contains no stages to build", location=parsed.nodes[-1].location)
     _close(stages, instructions)
-    return ast.Dockerfile(
+    dockerfile = ast.Dockerfile(
         source=parsed.source,
         directives=parsed.directives,
         meta_args=tuple(meta_args),
         stages=tuple(stages),
         blank_continuations=tuple(node.blank_continuation for node in parsed.nodes if node.blank_continuation),
     )
+    return dockerfile, problem
 
 
 def parse_trigger(expression: str, location: SourceRange) -> ast.Instruction:

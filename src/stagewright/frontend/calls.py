@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from stagewright.dockerfile import ast
-from stagewright.dockerfile.instructions import parse
+from stagewright.dockerfile.instructions import parse_to_end
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import (
     CanceledError,
@@ -15,9 +15,10 @@ from stagewright.errors import (
     StagewrightError,
     StoreError,
 )
+from stagewright.frontend.checks import check_lines
 from stagewright.frontend.convert import Conversion
 from stagewright.frontend.options import Options, Resolver
-from stagewright.frontend.rules import Finding
+from stagewright.frontend.rules import Finding, Findings, check_options
 from stagewright.frontend.stages import StagePlan
 from stagewright.graph.ops import ExecOp
 from stagewright.graph.vertex import walk
@@ -33,12 +34,16 @@ def check(data: bytes, filename: str, options: Options, resolve: Resolver) -> Ch
     found: list[Finding] = []
     error = None
     try:
-        dockerfile = parse(data, filename)
+        dockerfile, problem = parse_to_end(data, filename)
+        if problem is not None:
+            wanted = check_options(dockerfile.directives.check, options.build_args)
+            check_lines(dockerfile, Findings(wanted, found.append))
+            raise problem
         Conversion(dockerfile, replace(options, all_stages=not options.target), resolve, found.append).convert()
     except (CanceledError, PrivilegeNeededError, StoreError):
         raise
-    except StagewrightError as problem:
-        error = problem
+    except StagewrightError as reason:
+        error = reason
     source = SourceText(filename, data.decode("utf-8", "surrogateescape"))
     return CheckReport(source, tuple(map(_warning, found)), error)
 

@@ -18,6 +18,13 @@ _RESERVED_NAMES = ("context", "scratch")
 
 def check_file(dockerfile: ast.Dockerfile, findings: Findings) -> None:
     """What can be seen without any value."""
+    check_lines(dockerfile, findings)
+    _check_names(dockerfile, findings)
+    _check_casing(dockerfile, findings)
+
+
+def check_lines(dockerfile: ast.Dockerfile, findings: Findings) -> None:
+    """What each line shows by itself, also where a later one cannot be read."""
     for location in dockerfile.blank_continuations:
         findings.add(rules.NO_EMPTY_CONTINUATION, "Empty continuation line", location)
     for meta in dockerfile.meta_args:
@@ -30,30 +37,36 @@ def check_file(dockerfile: ast.Dockerfile, findings: Findings) -> None:
                 findings.add(rules.MAINTAINER_DEPRECATED, message, instruction.location, instruction.comments)
             elif isinstance(instruction, ast.Arg):
                 _check_arg_description(instruction, findings)
-    _check_names(dockerfile, findings)
-    _check_casing(dockerfile, findings)
 
 
-def check_bases(
-    dockerfile: ast.Dockerfile,
-    lexer: Lexer,
-    args: Mapping[str, str],
-    default_args: Mapping[str, str],
-    findings: Findings,
+def check_default_bases(
+    dockerfile: ast.Dockerfile, lexer: Lexer, default_args: Mapping[str, str], findings: Findings
 ) -> None:
-    """What FROM lines make of the ARGs before them; `default_args` are those without any build argument."""
+    """Whether FROM lines name images with the ARGs before them as they are without any build argument."""
+    from stagewright.registry.reference import Reference
+
+    for stage in dockerfile.stages:
+        try:
+            Reference.parse(lexer.process_word(stage.base_name, default_args))
+        except DockerfileError:
+            # BuildKit looks no further, and fails of that itself unless a build argument helps.
+            return
+        except UsageError:
+            message = f"Default value for ARG {stage.base_name} results in empty or invalid base image name"
+            findings.add(rules.INVALID_DEFAULT_ARG_IN_FROM, message, stage.location, stage.comments)
+
+
+def check_bases(dockerfile: ast.Dockerfile, lexer: Lexer, args: Mapping[str, str], findings: Findings) -> None:
+    """What FROM lines make of the ARGs before them."""
     declared = {definition.name for meta in dockerfile.meta_args for definition in meta.definitions}
     for stage in dockerfile.stages:
-        _check_default_base(stage, lexer, default_args, findings)
         for word in (stage.base_name, stage.platform):
             _check_undefined(stage, word, lexer, args, declared, findings)
         if stage.platform:
             _check_platform(stage, lexer, args, findings)
 
 
-def check_platform(
-    name: str, expected: Platform, actual: Platform, location: SourceRange, findings: Findings
-) -> None:
+def check_platform(name: str, expected: Platform, actual: Platform, location: SourceRange, findings: Findings) -> None:
     """Whether the image `name` is for what it was asked for."""
     if (expected.os, expected.architecture) != (actual.os, actual.architecture):
         message = (
@@ -117,19 +130,6 @@ def _check_casing(dockerfile: ast.Dockerfile, findings: Findings) -> None:
         if line.keyword != (line.keyword.lower() if lower > upper else line.keyword.upper()):
             message = f"Command '{line.keyword}' should match the case of the command majority ({wanted})"
             findings.add(rules.CONSISTENT_INSTRUCTION_CASING, message, line.location, line.comments)
-
-
-def _check_default_base(stage: ast.Stage, lexer: Lexer, default_args: Mapping[str, str], findings: Findings) -> None:
-    from stagewright.registry.reference import Reference
-
-    try:
-        Reference.parse(lexer.process_word(stage.base_name, default_args))
-    except DockerfileError:
-        # The build fails of that itself.
-        return
-    except UsageError:
-        message = f"Default value for ARG {stage.base_name} results in empty or invalid base image name"
-        findings.add(rules.INVALID_DEFAULT_ARG_IN_FROM, message, stage.location, stage.comments)
 
 
 def _check_undefined(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from stagewright.dockerfile import ast
-from stagewright.dockerfile.directives import CheckOptions, parse_check
 from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.instructions import parse_trigger
 from stagewright.dockerfile.shell import Lexer
 from stagewright.errors import DockerfileError, StagewrightError
 from stagewright.frontend import metadata
-from stagewright.frontend.checks import check_bases, check_file, check_platform
+from stagewright.frontend.checks import check_bases, check_default_bases, check_file, check_platform
 from stagewright.frontend.contexts import as_files
 from stagewright.frontend.options import BaseImage, ImageRequest, Options, Plan, Resolver
-from stagewright.frontend.rules import Finding, Findings
+from stagewright.frontend.rules import Finding, Findings, check_options
 from stagewright.frontend.run import apply_run
 from stagewright.frontend.stagechecks import StageChecks, ignored_by
 from stagewright.frontend.stages import StageGraph, StagePlan
@@ -75,12 +74,6 @@ def _platform_args(prefix: str, platform: Platform) -> dict[str, str]:
     }
 
 
-def _check_options(dockerfile: ast.Dockerfile, build_args: Mapping[str, str]) -> CheckOptions:
-    """Which checks run: what the build asks for, else what the file does. Raises DockerfileError."""
-    text = build_args.get("BUILDKIT_DOCKERFILE_CHECK")
-    return parse_check(text) if text else dockerfile.directives.check
-
-
 def _located(error: DockerfileError, instruction: ast.Instruction) -> DockerfileError:
     error.location = error.location or instruction.location
     return error
@@ -107,7 +100,8 @@ class Conversion:
             build_args.pop(_EPOCH, None)
             self.global_args.pop(_EPOCH, None)
         self._options = replace(options, build_args=build_args)
-        self._findings = Findings(_check_options(dockerfile, build_args), report or (lambda finding: None))
+        options_of_checks = check_options(dockerfile.directives.check, build_args)
+        self._findings = Findings(options_of_checks, report or (lambda finding: None))
         self._checks: dict[int, StageChecks] = {}
         self._check_file()
         self._graph = StageGraph(dockerfile, self._lexer, self.global_args, options)
@@ -161,8 +155,10 @@ class Conversion:
             defaults = global_arguments(self.dockerfile, options.platform, options.target, {}, self._lexer)
         except DockerfileError:
             # The defaults are wrong, but build arguments replace them.
-            defaults = self.global_args
-        check_bases(self.dockerfile, self._lexer, self.global_args, defaults, self._findings)
+            pass
+        else:
+            check_default_bases(self.dockerfile, self._lexer, defaults, self._findings)
+        check_bases(self.dockerfile, self._lexer, self.global_args, self._findings)
 
     def _stage_checks(self, plan: StagePlan) -> StageChecks:
         base = self._checks.get(id(plan.base))

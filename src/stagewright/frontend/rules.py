@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from stagewright.dockerfile.directives import CheckOptions, parse_check
+from stagewright.dockerfile.directives import CheckOptions, parse_check, parse_check_comment
 from stagewright.errors import DockerfileError, SourceRange
 from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
 _LINKS = "https://docs.docker.com/go/dockerfile/rule/"
 _WORD_START = pattern(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_BUILD_ARG = "BUILDKIT_DOCKERFILE_CHECK"
 _CHECK_COMMENT = pattern(r"check[\t\n\f\r ]*=(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -118,7 +119,7 @@ class Findings:
     def add(self, rule: Rule, message: str, location: SourceRange, comments: Iterable[str] = ()) -> None:
         """Report a finding. `comments` stand before the instruction: a `check=skip=` there is for it alone."""
         key = (rule.name, message, location.start)
-        if key in self._seen or not _is_wanted(rule, [self._options, *_in_comments(comments)]):
+        if key in self._seen or not _is_wanted(rule, (self._options, _in_comments(comments))):
             return
         self._seen.add(key)
         self._report(Finding(rule, message, location))
@@ -130,21 +131,28 @@ class Findings:
             raise DockerfileError(f"lint violation found for rules: {', '.join(rules)}")
 
 
-def _is_wanted(rule: Rule, options: list[CheckOptions]) -> bool:
+def check_options(directive: CheckOptions, build_args: Mapping[str, str]) -> CheckOptions:
+    """Which checks run: what the build asks for, be it nothing, else what the file does. Raises DockerfileError."""
+    text = build_args.get(_BUILD_ARG)
+    if text is None:
+        return directive
+    try:
+        return parse_check(text)
+    except DockerfileError as error:
+        error.put_before(f"failed to parse build-arg:{_BUILD_ARG}")
+        raise
+
+
+def _is_wanted(rule: Rule, options: tuple[CheckOptions, ...]) -> bool:
     if rule.experimental:
         return any(option.experimental_all or rule.name in option.experimental for option in options)
     return not any(option.skip_all or rule.name in option.skip for option in options)
 
 
-def _in_comments(comments: Iterable[str]) -> list[CheckOptions]:
-    found = []
-    for comment in comments:
-        match = _CHECK_COMMENT.fullmatch(comment)
-        if match is None:
-            continue
-        try:
-            found.append(parse_check(match[1]))
-        except DockerfileError:
-            # At this place it is a comment like any other.
-            continue
-    return found
+def _in_comments(comments: Iterable[str]) -> CheckOptions:
+    """What the first `check=` of the comments says; one that means nothing is a comment like any other."""
+    text = next((match[1] for comment in comments if (match := _CHECK_COMMENT.fullmatch(comment))), "")
+    try:
+        return parse_check_comment(text.strip())
+    except DockerfileError:
+        return CheckOptions()

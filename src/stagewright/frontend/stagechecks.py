@@ -22,6 +22,8 @@ from stagewright.patterns import pattern
 
 _SECRET = pattern(r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE)
 _NO_SECRET = pattern(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+# No step sees these, so nothing is amiss where they are not set.
+_FOR_THE_BUILDER = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
 _ONCE = (ast.Cmd, ast.Entrypoint, ast.Healthcheck)
 _EVERYTHING = ("*", "**", "**/*")
 
@@ -116,10 +118,13 @@ class StageChecks:
     def _check_ports(self, state: StageState, expose: ast.Expose) -> None:
         try:
             ports = [port for word in expose.words for port in self._lexer.process_words(word, state.env)]
-            specs = [(port, split_port(port)) for port in ports]
         except DockerfileError:
             return
-        for port, spec in specs:
+        for port in ports:
+            try:
+                spec = split_port(port)
+            except DockerfileError:
+                return
             if spec.protocol != spec.protocol.lower():
                 message = f"Defined protocol '{port}' in EXPOSE instruction should be lowercase"
                 self._add(rules.EXPOSE_PROTO_CASING, message, expose)
@@ -150,12 +155,12 @@ class StageChecks:
             self._add(rules.UNDEFINED_VAR, message, instruction)
 
     def _unset(self, instruction: ast.Instruction, env: dict[str, str], declared: set[str]) -> list[str]:
-        """The names that an instruction uses and nothing has set; an ARG's own definitions come to `env`."""
-        unset: set[str] = set()
+        """The names that an instruction uses and nothing has set, word by word; its own ARGs come to `env`."""
+        unset: dict[str, None] = {}
 
         def expand(word: str, lexer: Lexer = self._lexer) -> str:
             expansion = lexer.expand(word, env)
-            unset.update(expansion.unset - declared)
+            unset.update(dict.fromkeys(sorted(expansion.unset - declared - _FOR_THE_BUILDER)))
             return expansion.text
 
         try:
@@ -165,7 +170,7 @@ class StageChecks:
                     if value is None and definition.default is not None:
                         value = expand(definition.default)
                     declared.add(definition.name)
-                    if value is not None:
+                    if value is not None and definition.name not in _FOR_THE_BUILDER:
                         env[definition.name] = value
             elif isinstance(instruction, ast.Run):
                 for mount in instruction.mounts:
@@ -180,7 +185,7 @@ class StageChecks:
         except DockerfileError:
             # Applying the instruction will say so.
             pass
-        return sorted(unset)
+        return list(unset)
 
 
 def _words(instruction: ast.Instruction) -> Iterable[str]:
@@ -189,7 +194,8 @@ def _words(instruction: ast.Instruction) -> Iterable[str]:
         case ast.Env() | ast.Label():
             return [word for pair in instruction.pairs for word in (pair.name, pair.value)]
         case ast.Copy() | ast.Add():
-            return [instruction.chown, instruction.chmod, *instruction.sources, instruction.destination]
+            checksum = [instruction.checksum] if isinstance(instruction, ast.Add) else []
+            return [instruction.chown, instruction.chmod, *checksum, *instruction.sources, instruction.destination]
         case ast.Workdir() | ast.User() | ast.StopSignal():
             return [instruction.text]
         case ast.Volume():

@@ -204,11 +204,12 @@ def test_directives(text: str, syntax: str | None, escape: str) -> None:
         ("# escape=`\n# check=error=true\n# syntax=x\n# Escape=`", "only one escape parser directive can be used", 4),
         ("# escape=x", "invalid escape token 'x' does not match ` or \\", 1),
         ("# escape= ", "invalid escape token ' ' does not match ` or \\", 1),
-        ("# check=foo=bar", 'invalid check option "foo"', 1),
-        ("# check=skip", 'invalid check option "skip"', 1),
+        ("# check=foo=bar", 'failed to parse check options: invalid check option "foo"', 1),
+        ("# check=skip", 'failed to parse check options: invalid check option "skip"', 1),
         (
             "# check=error=maybe",
-            'failed to parse check option "error=maybe": strconv.ParseBool: parsing "maybe": invalid syntax',
+            'failed to parse check options: failed to parse check option "error=maybe": strconv.ParseBool: parsing'
+            ' "maybe": invalid syntax',
             1,
         ),
     ],
@@ -220,10 +221,13 @@ def test_directive_errors(text: str, message: str, line: int) -> None:
 
 
 def test_check_directive() -> None:
-    check = parse(b"# check=skip=A, B;error=true;experimental=all\nFROM a").directives.check
+    check = parse(b"# check=skip=A,B;error=true;experimental=all\nFROM a").directives.check
     assert check.skip == ("A", "B") and not check.skip_all
     assert check.experimental_all and check.error
     assert parse(b"# check=skip=all\nFROM a").directives.check.skip_all
+    # Behind a space stands what people say about it.
+    assert parse(b"# check=skip=A, B\nFROM a").directives.check.skip == ("A", "")
+    assert parse(b"# check=skip=A // because\nFROM a").directives.check.skip == ("A",)
 
 
 def test_backtick_as_the_escape_character() -> None:

@@ -58,6 +58,29 @@ def test_an_error_of_the_language_is_part_of_the_report() -> None:
     assert (report.warnings, report.error.location.start) == ((), 3)
 
 
+def test_lines_before_an_error_of_the_language_are_checked() -> None:
+    text = "FROM a AS Base\nMAINTAINER me\nCMD x\nNONSENSE y\nMAINTAINER me\nRUN \\\n\n x"
+    report = check(text)
+    assert report.error is not None and "unknown instruction: NONSENSE" in report.error.message
+    assert [(warning.rule, warning.location.start) for warning in report.warnings] == [
+        ("NoEmptyContinuation", 8),
+        ("StageNameCasing", 1),
+        ("MaintainerDeprecated", 2),
+    ]
+    assert [warning.rule for warning in check(f"# check=skip=StageNameCasing\n{text}").warnings] == [
+        "NoEmptyContinuation",
+        "MaintainerDeprecated",
+    ]
+    # What cannot even be taken apart is not checked.
+    assert check("FROM a AS Base\nCOPY <<E /x").warnings == ()
+
+
+def test_ports_before_one_that_is_none() -> None:
+    report = check("FROM a\nEXPOSE x/yz 80/TCP")
+    assert [warning.rule for warning in report.warnings] == ["ExposeProtoCasing"]
+    assert report.error is not None and "invalid proto: yz" in report.error.message
+
+
 def test_findings_before_an_error_are_kept() -> None:
     report = check("FROM a as x\nCOPY --from=y /b /c\nFROM z as y")
     assert [warning.rule for warning in report.warnings] == ["FromAsCasing", "FromAsCasing"]

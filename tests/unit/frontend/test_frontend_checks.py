@@ -132,6 +132,77 @@ def rules(text: str, **options: object) -> list[str]:
             ["ExposeProtoCasing: Defined protocol '80/TcP' in EXPOSE instruction should be lowercase (line 2)"],
         ),
         (
+            "FROM a\nARG P=UDP\nEXPOSE 9/$P 0.0.0.0:2:3/Tcp",
+            [
+                "ExposeProtoCasing: Defined protocol '0.0.0.0:2:3/Tcp' in EXPOSE instruction should be lowercase"
+                " (line 3)",
+                "ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found"
+                " '0.0.0.0:2:3/Tcp' (line 3)",
+                "ExposeProtoCasing: Defined protocol '9/UDP' in EXPOSE instruction should be lowercase (line 3)",
+            ],
+        ),
+        (
+            "FROM a\nEXPOSE 8080:80",
+            ["ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found"
+             " '8080:80' (line 2)"],
+        ),
+        (
+            "FROM a\nHEALTHCHECK CMD x\nRUN y\nHEALTHCHECK NONE",
+            ["MultipleInstructionsDisallowed: Multiple HEALTHCHECK instructions should not be used in the same stage"
+             " because only the last one will be used (line 2)"],
+        ),
+        (
+            'from a\nentrypoint ["a"]\nentrypoint ["b"]\nentrypoint ["c"]',
+            [
+                "MultipleInstructionsDisallowed: Multiple entrypoint instructions should not be used in the same"
+                f" stage because only the last one will be used (line {line})"
+                for line in (2, 3)
+            ],
+        ),
+        (
+            "FROM a\nENV a b\nENV c d e",
+            ['LegacyKeyValueFormat: "ENV key=value" should be used instead of legacy "ENV key value" format (line 2)',
+             'LegacyKeyValueFormat: "ENV key=value" should be used instead of legacy "ENV key value" format (line 3)'],
+        ),
+        (
+            "ARG A=1\nFROM a:${A}${B}\nFROM b$AA",
+            ["UndefinedArgInFrom: FROM argument 'B' is not declared (did you mean A?) (line 2)",
+             "UndefinedArgInFrom: FROM argument 'AA' is not declared (did you mean A?) (line 3)"],
+        ),
+        (
+            "FROM --platform=${TARGETPLATFROM:-linux/amd64} a",
+            ["UndefinedArgInFrom: FROM argument 'TARGETPLATFROM' is not declared (did you mean TARGETPLATFORM?)"
+             " (line 1)"],
+        ),
+        (
+            "FROM a AS b\nWORKDIR x\nWORKDIR y\nFROM a\nWORKDIR z",
+            ['WorkdirRelativePath: Relative workdir "z" can have unexpected results if the base image changes'
+             " (line 5)"],
+        ),
+        (
+            "FROM a AS Base\nFROM b AS BASE",
+            ["StageNameCasing: Stage name 'Base' should be lowercase (line 1)",
+             "StageNameCasing: Stage name 'BASE' should be lowercase (line 2)",
+             'DuplicateStageName: Duplicate stage name "base", stage names should be unique (line 2)'],
+        ),
+        (
+            "FROM a AS context",
+            ['ReservedStageName: Stage name should not use the same name as reserved stage "context" (line 1)'],
+        ),
+        (
+            "FROM a \\\n\n\n  AS b\nCOPY <<E /\n\nE\nRUN \\\n\n x",
+            ["NoEmptyContinuation: Empty continuation line (line 4)",
+             "NoEmptyContinuation: Empty continuation line (line 10)"],
+        ),
+        (
+            "FROM a\nARG DB_PASSWORD=x GITHUB_TOKEN\nENV $DB_PASSWORD=1 AWS_SECRET_ACCESS_KEY=2 x_apikey_y=3",
+            [f'SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data ({what} "{name}")'
+             f" (line {line})"
+             for what, name, line in (
+                 ("ARG", "DB_PASSWORD", 2), ("ARG", "GITHUB_TOKEN", 2), ("ENV", "AWS_SECRET_ACCESS_KEY", 3),
+                 ("ENV", "x_apikey_y", 3))],
+        ),
+        (
             "FROM a\nEXPOSE 127.0.0.1:80:80",
             ["ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found"
              " '127.0.0.1:80:80' (line 2)"],
@@ -165,7 +236,16 @@ def test_findings(text: str, expected: list[str]) -> None:
         "FROM --platform=$BUILDPLATFORM a\nRUN x",
         "FROM --platform=linux/arm64 a AS build-arm64\nRUN x",
         "FROM --platform=linux/arm64 a AS linux\nRUN x",
-        "FROM a\nEXPOSE 80 53/udp 1-2",
+        "FROM a\nEXPOSE 80 53/udp 1-2 9/sctp 10/",
+        "FROM a\nRUN x \\\n# a comment\n  y\n\nRUN z",
+        'from a as x\ncmd ["y"]',
+        "FROM a\nARG TARGETARCH\nCOPY x$TARGETARCH /",
+        "FROM --platform=linux/$TARGETARCH a",
+        "FROM a\nARG D=/d\nWORKDIR $D\nWORKDIR y",
+        "FROM a\nENV AUTHOR=1 TOKENS=2 KEYBOARD=3 PASSWORD_FILE=4 PUBLIC_TOKEN=5 COMPASS_VERSION=6",
+        'FROM a\nCMD ["x"]\nENTRYPOINT ["y"]\nHEALTHCHECK NONE',
+        'FROM a\nLABEL a=b c=d\nLABEL e="f g"',
+        "FROM a:${TARGETVARIANT}1${BUILDOS}${TARGETSTAGE}",
         "# a comment\nARG X\n# another\nFROM a AS x\nRUN y",
         "FROM a AS x\nCMD x\nFROM b\nRUN y",
     ],
@@ -181,11 +261,17 @@ def test_image_variables_and_shell_count() -> None:
 
 def test_undefined_variables_everywhere() -> None:
     text = (
-        "FROM a\nENV $E1=$E2\nLABEL l=$L\nCOPY --chown=$C1 $C2 $C3/\nADD <<E /x\n$H\nE\nWORKDIR /$W\nUSER $U\n"
-        "VOLUME /$V\nSTOPSIGNAL ${S:-9}\nARG A=$B\nRUN --mount=type=cache,target=/c$M x\nONBUILD RUN $O"
+        "FROM a\nENV $E2=$E1\nLABEL l=$L\nCOPY --chown=$C2 --chmod=$C3 $C1 $C4/\nADD <<E /x\n$H\nE\nWORKDIR /$W\n"
+        "USER $U\nVOLUME /$V\nSTOPSIGNAL ${S:-9}\nARG A=$B\nRUN --mount=type=cache,target=/c$M x\nONBUILD RUN $O"
     )
     names = [finding.message.split("'")[1] for finding in found(text)]
-    assert names == ["$E1", "$E2", "$L", "$C1", "$C2", "$C3", "$H", "$W", "$U", "$V", "$S", "$B", "$M"]
+    assert names == ["$E2", "$E1", "$L", "$C2", "$C3", "$C1", "$C4", "$H", "$W", "$U", "$V", "$S", "$B", "$M"]
+    with_checksum = "FROM a\nADD --checksum=sha256:" + "0" * 63 + "${SUM:-1} https://example.com/x /"
+    assert [finding.message.split("'")[1] for finding in found(with_checksum)] == ["$SUM"]
+
+
+def test_what_the_builder_alone_sees_is_never_undefined() -> None:
+    assert messages("FROM a\nLABEL a=$BUILDKIT_SBOM_SCAN_STAGE\nARG BUILDKIT_SBOM_SCAN_CONTEXT=true") == []
 
 
 def test_each_thing_is_said_once() -> None:
@@ -200,6 +286,24 @@ def test_default_of_an_arg_that_makes_no_image() -> None:
 
 def test_malformed_default_that_a_build_argument_replaces() -> None:
     assert messages("ARG X=${y\nFROM a", build_args={"X": "1"}) == []
+    # Nothing is said of any default then.
+    assert messages("ARG X=${y\nARG TAG\nFROM a:$TAG", build_args={"X": "1", "TAG": "2"}) == []
+    assert messages("ARG A\nARG TAG\nFROM ${A:?}\nFROM a:$TAG", build_args={"A": "a", "TAG": "2"}) == []
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [("Base", True), ("a" * 64, True), ("a/B", True), ("a:", True), ("$V", True), ("a", False), ("x.io:5/a:B", False)],
+)
+def test_bases_that_are_no_names(base: str, expected: bool) -> None:
+    """A stage's name in capitals is no name of an image either, and BuildKit says so."""
+    text = f"ARG V\nFROM a AS base\nFROM {base}"
+    seen: list[Finding] = []
+    try:
+        convert(parse(text.encode()), Options(AMD64), Registry(), seen.append)
+    except DockerfileError:
+        assert base == "$V"
+    assert ("InvalidDefaultArgInFrom" in [finding.rule.name for finding in seen]) is expected
 
 
 # --- files that the ignore file hides -------------------------------------------------------------------------------
@@ -279,9 +383,47 @@ def test_skipping_before_one_instruction() -> None:
     assert rules("# hello\n\n# check=skip=StageNameCasing,FromAsCasing\nFROM a as X\nRUN y") == []
 
 
-def test_build_argument_replaces_the_directive() -> None:
-    args = {"BUILDKIT_DOCKERFILE_CHECK": "skip=MaintainerDeprecated"}
-    assert rules("# check=skip=all\n" + BAD, build_args=args) == ["StageNameCasing", "FromAsCasing"]
+@pytest.mark.parametrize(
+    ("comments", "expected"),
+    [
+        ("# check=skip=StageNameCasing // it is what they call it", ["FromAsCasing"]),
+        ("#Check = skip=all", []),
+        ("# X what it is\n# check=skip=all", []),
+        ("# check=skip=all\n\n# X what it is", []),
+        ("# check=skip=StageNameCasing\n# check=skip=FromAsCasing", ["FromAsCasing"]),
+        ("# check=skip=StageNameCasing,Other;error=true", ["FromAsCasing"]),
+        ("# check=skip", ["StageNameCasing", "FromAsCasing"]),
+        ("# check skip=all", ["StageNameCasing", "FromAsCasing"]),
+        ("# check=skip=all\n#", ["StageNameCasing", "FromAsCasing"]),
+    ],
+)
+def test_forms_of_skipping_before_one_instruction(comments: str, expected: list[str]) -> None:
+    assert rules(f"# x\n{comments}\nFROM a as X\nRUN y") == expected
+
+
+def test_asking_for_a_description_of_one_instruction() -> None:
+    text = "FROM a\n# check=experimental=all\n# what\nARG X\n# what\nARG Y"
+    assert [(finding.rule.name, finding.location.start) for finding in found(text)] == [
+        ("InvalidDefinitionDescription", 4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("skip=MaintainerDeprecated", ["StageNameCasing", "FromAsCasing"]),
+        ("skip=StageNameCasing, FromAsCasing", ["MaintainerDeprecated"]),
+        ("", ["StageNameCasing", "FromAsCasing", "MaintainerDeprecated"]),
+    ],
+)
+def test_build_argument_replaces_the_directive(value: str, expected: list[str]) -> None:
+    assert rules("# check=skip=all\n" + BAD, build_args={"BUILDKIT_DOCKERFILE_CHECK": value}) == expected
+
+
+def test_a_build_argument_that_means_nothing() -> None:
+    with pytest.raises(DockerfileError) as caught:
+        rules(BAD, build_args={"BUILDKIT_DOCKERFILE_CHECK": "all"})
+    assert caught.value.message == 'failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: invalid check option "all"'
 
 
 def test_findings_as_errors() -> None:
