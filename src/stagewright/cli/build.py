@@ -323,6 +323,10 @@ def _platform(texts: list[str], environ: Mapping[str, str]) -> str | None:
     platforms = _split(texts or [environ.get("DOCKER_DEFAULT_PLATFORM", "")])
     if len(platforms) > 1:
         raise UsageError(f"building for several platforms is not supported yet: {', '.join(platforms)}")
+    if platforms == ["local"]:
+        from stagewright.image.platform import host_platform
+
+        return str(host_platform())
     return platforms[0] if platforms else None
 
 

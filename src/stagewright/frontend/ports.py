@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stagewright.dockerfile.golang import parse_int, quote
+from stagewright.dockerfile.golang import parse_uint32, quote
 from stagewright.errors import DockerfileError
 from stagewright.records import dataclass
 
@@ -76,9 +76,9 @@ def _range(text: str, message: str) -> tuple[int, int]:
 
 def _number(text: str, message: str) -> int:
     try:
-        number = parse_int(text)
+        number = parse_uint32(text, 10)
     except ValueError:
         raise DockerfileError(message) from None
-    if not 0 <= number < 1 << 16:
+    if number >= 1 << 16:
         raise DockerfileError(message)
     return number

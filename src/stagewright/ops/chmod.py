@@ -16,10 +16,8 @@ def apply_mode(expression: str, mode: int, is_dir: bool) -> int:
 
     Raises DockerfileError where the expression is neither octal nor symbolic.
     """
-    if expression and all(digit in "01234567" for digit in expression):
-        value = int(expression, 8)
-        if value > 0o7777:
-            raise _invalid(expression)
+    value = numeric_mode(expression)
+    if value is not None:
         return value
     result = mode & 0o7777
     for clause in expression.split(","):
@@ -29,6 +27,19 @@ def apply_mode(expression: str, mode: int, is_dir: bool) -> int:
         for operator, permissions in _ACTION.findall(parsed[2]):
             result = _apply(result, parsed[1], operator, permissions, is_dir)
     return result
+
+
+def numeric_mode(expression: str) -> int | None:
+    """The permission bits (12 of them) that an octal number stands for, None for what is no number.
+
+    Raises DockerfileError for a number that is too large.
+    """
+    if not expression or expression.strip("01234567"):
+        return None
+    value = int(expression, 8)
+    if value > 0o7777:
+        raise _invalid(expression)
+    return value
 
 
 def _invalid(expression: str) -> DockerfileError:

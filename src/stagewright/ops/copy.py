@@ -109,9 +109,12 @@ class Copier:
             os.mkdir(name, 0o700, dir_fd=parent.handle)
         elif stat.S_ISDIR(known.st_mode):
             self._target.hold_dirs(path, None)
+            if entry.on_the_way:
+                # BuildKit gives such a folder the source's mode, and nothing else of it.
+                os.chmod(name, stat.S_IMODE(entry.info.st_mode), dir_fd=parent.handle)
         else:
             raise StagewrightError(f"cannot copy to non-directory: /{path}")
-        return self._open(entry, path, fresh=known is None, take_metadata=True)
+        return self._open(entry, path, fresh=known is None, take_metadata=known is None or not entry.on_the_way)
 
     def _leave(self, folder: _Folder) -> None:
         """Metadata comes last, since filling a folder changes its times, and its mode may forbid filling it."""
@@ -152,9 +155,13 @@ class Copier:
             self._apply_special(info, folder, name)
         elif stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
             raise StagewrightError(f"cannot copy /{entry.path}: the device 0:0 would hide what is below it in an image")
-        elif not stat.S_ISSOCK(info.st_mode) or self._tree.owner is None:
-            # A socket of a build context is some running program's, and of no use in an image.
+        elif not stat.S_ISSOCK(info.st_mode):
             os.mknod(name, info.st_mode, info.st_rdev, dir_fd=folder)
+            self._apply_special(info, folder, name)
+        elif self._tree.owner is None:
+            # No layer holds a socket: BuildKit puts an empty file in its place. One of a build context, which is some
+            # running program's, it leaves out.
+            os.mknod(name, stat.S_IFREG | 0o600, dir_fd=folder)
             self._apply_special(info, folder, name)
 
     def _copy_regular(self, entry: Entry, folder: int, name: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from stagewright.errors import StagewrightError
 from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
 from stagewright.graph.vertex import Vertex, digest_of
-from stagewright.ops.chmod import apply_mode
+from stagewright.ops.chmod import apply_mode, numeric_mode
 from stagewright.ops.copy import Copier, write_all
 from stagewright.ops.filtering import taken
 from stagewright.ops.result import Result
@@ -24,6 +24,8 @@ from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
+
+_FOLDER_MODE = 0o755
 
 
 class FileRunner:
@@ -61,6 +63,8 @@ class FileRunner:
         snapshots = self._worker.snapshots
         draft = snapshots.prepare(base)
         try:
+            if op.base is None:
+                _check_owners(op)
             unpacks = any(isinstance(action, CopyAction) and action.unpack for action in op.actions)
             with self._target(draft, _mtime(op), through_overlay=unpacks) as target:
                 for action in op.actions:
@@ -167,19 +171,21 @@ class FileRunner:
     ) -> None:
         into_folder = action.dest.endswith("/")
         head, tail = posixpath.split(posixpath.normpath(action.dest))
-        target.make_dirs(target.resolve(action.dest if into_folder else head), owner)
+        # As in BuildKit, folders that are made on the way get the mode of --chmod, if that is a number.
+        number = numeric_mode(action.mode)
+        mode = _FOLDER_MODE if number is None else number & 0o777
+        target.make_dirs(target.resolve(action.dest if into_folder else head), owner, mode)
         path = target.resolve(posixpath.join(head, tail))
         known_dir = target.is_dir(path)
         if selected.entry.is_dir:
             if not known_dir and target.lstat(path) is not None:
                 raise StagewrightError(f"cannot copy to non-directory: /{path}")
-            target.hold_dirs(path, owner)
+            target.hold_dirs(path, owner, mode)
             copier.copy_contents(selected.entry, path, take_metadata=action.folder_itself and not known_dir)
             return
         if known_dir:
             path = posixpath.join(path, selected.name)
-        folder = posixpath.dirname(path)
-        target.hold_dirs(folder, owner)
+        target.hold_dirs(posixpath.dirname(path), owner, mode)
         copier.copy_file(selected.entry, path)
 
     def _unpack(
@@ -207,6 +213,18 @@ class FileRunner:
 def _op(vertex: Vertex) -> FileOp:
     assert isinstance(vertex.op, FileOp)
     return vertex.op
+
+
+def _check_owners(op: FileOp) -> None:
+    """Raise StagewrightError where owners are names, and there are no files yet to look them up in."""
+    from stagewright.sandbox.users import needs_files
+
+    for action in op.actions:
+        if action.owner and needs_files(action.owner):
+            raise StagewrightError(
+                f"cannot tell who {action.owner} is: there is no passwd or group file to look in",
+                hint="give numbers; a COPY or ADD with --link sees none of the stage's files",
+            )
 
 
 def _mtime(op: FileOp) -> int | None:

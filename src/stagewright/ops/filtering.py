@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from stagewright.dockerfile.ignore import Folder, Matcher, patterns_from
 from stagewright.dockerfile.wildcard import SourcePattern
 from stagewright.graph.ops import CopyAction
-from stagewright.records import dataclass
+from stagewright.records import dataclass, replace
 from stagewright.sources.tree import Entry, Tree
 
 
@@ -24,7 +24,8 @@ class _Level:
 def taken(tree: Tree, top: Entry, action: CopyAction) -> Iterator[Entry]:
     """What the action takes from below the folder `top`: folders before their contents, names in order.
 
-    A folder that no pattern includes is taken as soon as something in it is; so is one that is excluded.
+    A folder that no pattern includes comes as soon as something in it is taken, as `on_the_way`; so does one that is
+    excluded.
     """
     if not action.includes and not action.excludes:
         return tree.walk(top.path)
@@ -53,7 +54,7 @@ def _filtered(tree: Tree, top: Entry, action: CopyAction) -> Iterator[Entry]:
         if wanted:
             for above in levels:
                 if above.waiting is not None:
-                    yield above.waiting
+                    yield replace(above.waiting, on_the_way=True)
                     above.waiting = None
         if entry.is_dir:
             included = level.included and level.included.enter(name)

@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_ID = (1 << 31) - 1
+_ROOT = "root"
 
 User = tuple[int, int, tuple[int, ...], str]
 """UID, GID, supplementary GIDs, home directory."""
 
 
 def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
-    """Who runs a process, for a spec as in `USER name`, `1000`, `name:group`, `1000:1000` or "" (root).
+    """Who runs a process, for a spec as in `USER name`, `1000`, `name:group`, `1000:1000`, `:group` or "" (root).
 
     Raises SandboxError where a name has no entry or a number is out of range.
     """
-    user, colon, group = (spec or "0").partition(":")
+    user, _, group = spec.partition(":")
+    user = user or "0"
     number = _number(user)
     name, uid, gid, home = "", number, 0, "/"
     for row in _rows(passwd_text, 7):
@@ -35,10 +37,8 @@ def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
             break
     if uid is None:
         raise _lookup_error(f"unable to find user {user}: no matching entries in passwd file")
-    if colon and group:
+    if group:
         return _checked(uid), _group_id(group, group_text), (), home
-    if number is not None and colon:
-        return _checked(uid), _checked(gid), (), home
     groups = []
     for row in _rows(group_text, 4):
         row_gid = _number(row[2])
@@ -50,12 +50,12 @@ def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
 def resolve_owner(spec: str, passwd_text: str, group_text: str) -> tuple[int, int]:
     """The (UID, GID) of files copied with `--chown=spec`, or of a folder that WORKDIR makes for a user.
 
-    Without a group, a name brings its own primary group and a number is the GID as well. As in BuildKit, a user without
-    an entry counts as root, and a group without one is as good as none. Raises SandboxError where a number is out of
-    range.
+    Without a group, a name brings its own primary group and a number is the GID as well. As in BuildKit, `root` is 0
+    whatever the files say, a user without an entry counts as root, and a group without one is as good as none. Raises
+    SandboxError where a number is out of range.
     """
     user, _, group = spec.partition(":")
-    number = _number(user)
+    number = _owner_number(user)
     uid = gid = number or 0
     if number is None:
         for row in _rows(passwd_text, 7):
@@ -63,8 +63,19 @@ def resolve_owner(spec: str, passwd_text: str, group_text: str) -> tuple[int, in
             if row[0] == user and row_uid is not None and row_gid is not None:
                 uid, gid = row_uid, row_gid
                 break
-    named = _find_group(group, group_text) if group else None
+    named = None
+    if group:
+        named = 0 if group == _ROOT else _find_group(group, group_text)
     return _checked(uid), _checked(gid if named is None else named)
+
+
+def needs_files(spec: str) -> bool:
+    """Whether an owner is named in a way that only passwd and group files can explain."""
+    return any(part and _owner_number(part) is None for part in spec.split(":", 1))
+
+
+def _owner_number(text: str) -> int | None:
+    return 0 if text == _ROOT else _number(text)
 
 
 def _group_id(group: str, group_text: str) -> int:

@@ -24,10 +24,14 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of a tree: its path and what lstat says of it."""
+    """One file of a tree: its path and what lstat says of it.
+
+    A folder may be `on_the_way` to what a copy takes, and not taken itself.
+    """
 
     path: str
     info: os.stat_result
+    on_the_way: bool = False
 
     @property
     def is_dir(self) -> bool:

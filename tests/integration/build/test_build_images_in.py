@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 import tarfile
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from images_world import Layer, image_of, serve_index
 from registry_servers import Handler, ScriptedServer, TokenServer
 from workbench import Workbench
 
-from stagewright.image.platform import Platform
+from stagewright.image.platform import Platform, host_platform
 
 HELPER = """#!/bin/sh
 [ "$1" = get ] || exit 1
@@ -33,6 +34,41 @@ def plain(stagewright: Stagewright, tmp_path: Path) -> Workbench:
 def use(bench: Workbench, image: str) -> None:
     """Write a Dockerfile of that image alone."""
     bench.dockerfile(f"FROM {image}\nCOPY Dockerfile /\n")
+
+
+# --- platforms --------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_for_another_platform(plain: Workbench, server: ScriptedServer, tmp_path: Path) -> None:
+    here, there = str(host_platform()), "linux/arm64"
+    images = {
+        text: image_of(Layer().file("arch", text.encode()), platform=Platform(*text.split("/")))
+        for text in (here, there)
+    }
+    serve_index(server, images)
+    plain.dockerfile(f"""
+        FROM --platform=$BUILDPLATFORM {server.address}/app:1 AS build
+        FROM {server.address}/app:1
+        ARG TARGETPLATFORM
+        COPY --from=build /arch /built-on
+        ENV FOR=$TARGETPLATFORM
+        WORKDIR /work
+    """)
+    layout = tmp_path / "image"
+    plain.build("-o", f"type=oci,tar=false,dest={layout}", f"--platform={there}")
+    config = json.loads(output_of("skopeo", "inspect", "--config", "--raw", f"oci:{layout}"))
+    assert (config["os"], config["architecture"], "variant" in config) == ("linux", "arm64", False)
+    assert config["config"]["Env"][-1] == f"FOR={there}"
+    files = plain.files(f"--platform={there}")
+    assert (files.text("/arch"), files.text("/built-on")) == (there, here)
+
+
+def test_a_step_of_another_platform_does_not_run(plain: Workbench, server: ScriptedServer) -> None:
+    # The header of a program for AArch64, which this machine has no emulator for.
+    program = b"\x7fELF\2\1\1".ljust(16, b"\0") + struct.pack("<HHIQQQIHHH", 2, 183, 1, 0x400000, 64, 0, 0, 64, 56, 1)
+    server.serve_image(image_of(Layer().file("run", program.ljust(200, b"\0"), mode=0o755)))
+    plain.dockerfile(f'FROM {server.address}/app:1\nRUN ["/run"]\n')
+    assert 'process "/run" did not complete successfully' in plain.fail()
 
 
 # --- forms of images --------------------------------------------------------------------------------------------------

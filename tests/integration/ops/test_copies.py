@@ -13,6 +13,7 @@ from op_worker import Bench, write
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError
 from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
 from stagewright.ops.result import Result
+from stagewright.records import replace
 from stagewright.snapshots import overlay
 
 MERGED_USR = {"usr/lib": None, "lib": "-> usr/lib", "run": None, "var/run": "-> /run"}
@@ -231,8 +232,19 @@ def test_chown(bench: Bench, owner: str, expected: tuple[int, int]) -> None:
 
 def test_chown_to_nobody_known_gives_to_root(bench: Bench) -> None:
     write(bench.context_folder, {"f": "x"})
-    made = bench.copy("f", "/", owner="app")
+    made = bench.copy("f", "/", base=bench.snapshot({}), owner="app")
     assert bench.owner(made, "f") == (0, 0)
+
+
+def test_chown_by_name_where_there_are_no_files_yet(bench: Bench) -> None:
+    write(bench.context_folder, {"f": "x"})
+    copy = CopyAction(0, "f", "/", owner="5:app")
+    for action, inputs in ((copy, (Result(context="context"),)), (MkdirAction("/w", owner="app"), ())):
+        with pytest.raises(StagewrightError, match="cannot tell who"):
+            bench.run(FileOp((action,), base=None), *inputs)
+    made = bench.run(FileOp((replace(copy, owner="root:5"),), base=None), Result(context="context")).snapshot
+    assert made is not None
+    assert bench.owner(made, "f") == (0, 5)
 
 
 def test_chown_to_an_id_out_of_range(bench: Bench) -> None:
@@ -241,12 +253,24 @@ def test_chown_to_an_id_out_of_range(bench: Bench) -> None:
         bench.copy("f", "/", owner="4294967296")
 
 
-@pytest.mark.parametrize(("mode", "file", "folder"), [("640", "640", "640"), ("u=rwX,go=rX", "644", "755")])
-def test_chmod(bench: Bench, mode: str, file: str, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "file", "folder", "way"),
+    [("640", "640", "640", "640"), ("4711", "4711", "4711", "711"), ("u=rwX,go=rX", "644", "755", "755")],
+)
+def test_chmod(bench: Bench, mode: str, file: str, folder: str, way: str) -> None:
     write(bench.context_folder, {"d/f": "x", "d/l": "-> f", "d/sub": None})
     os.chmod(bench.context_folder / "d/f", 0o600)
-    made = bench.copy("d", "/x", mode=mode)
-    assert [bench.mode(made, path) for path in ("x/f", "x/sub", "x/l", "x")] == [file, folder, "777", "755"]
+    made = bench.copy("d", "/w/x", mode=mode)
+    assert [bench.mode(made, f"w/x/{name}") for name in ("f", "sub", "l")] == [file, folder, "777"]
+    assert [bench.mode(made, path) for path in ("w", "w/x")] == [way, way]
+
+
+def test_chmod_reaches_the_folders_that_are_made_on_the_way_to_a_file(bench: Bench) -> None:
+    write(bench.context_folder, {"f": "x"})
+    base = bench.snapshot({"old": None})
+    for dest in ("/old/new/f", "/old/new/"):
+        made = bench.copy("f", dest, base=base, mode="0700")
+        assert [bench.mode(made, path) for path in ("old", "old/new")] == ["755", "700"]
 
 
 def test_hard_links_stay_within_one_source(bench: Bench) -> None:
@@ -313,6 +337,12 @@ def test_a_socket_of_the_context_is_left_out(bench: Bench) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(bench.context_folder / "d/s"))
         assert bench.tree(bench.copy("d", "/x")) == {"x": "/", "x/f": "x"}
+
+
+def test_a_socket_of_a_stage_becomes_an_empty_file(bench: Bench) -> None:
+    stage = bench.snapshot({"d/s": lambda path: os.mknod(path, stat.S_IFSOCK | 0o640)})
+    made = bench.copy("d", "/x", stage=stage)
+    assert (bench.tree(made)["x/s"], bench.mode(made, "x/s")) == ("", "640")
 
 
 def test_what_changes_between_key_and_copy_is_not_kept(bench: Bench) -> None:

@@ -96,6 +96,20 @@ def test_folders_on_the_way_keep_their_metadata(bench: Bench) -> None:
     assert (bench.mode(snapshot, "d/x"), bench.stat(snapshot, "d/x").st_mtime) == ("700", 5)
 
 
+def test_folders_that_were_there_take_the_mode_alone_on_the_way(bench: Bench) -> None:
+    write(bench.context_folder, {"x/y/a": "", "x/z/b": ""})
+    for name, mode in (("x", 0o711), ("x/y", 0o700)):
+        os.chmod(bench.context_folder / name, mode)
+    base = bench.snapshot({"d/x/y": None, "d/x/old": ""})
+    base = bench.files(MkdirAction("/d/x/z", owner="7:8"), base=base)
+    action = CopyAction(1, "/", "/d/", owner="5:6", includes=("x/y", "x/z/b"))
+    snapshot = bench.run(FileOp((action,), base=0), Result(base), Result(context="context")).snapshot
+    assert snapshot is not None
+    assert {
+        path: (bench.mode(snapshot, path), bench.owner(snapshot, path)) for path in ("d/x", "d/x/y", "d/x/z")
+    } == {"d/x": ("711", (0, 0)), "d/x/y": ("700", (5, 6)), "d/x/z": ("755", (7, 8))}
+
+
 def test_required_paths(bench: Bench) -> None:
     write(bench.context_folder, FILES)
     with pytest.raises(NotFoundError, match='"/x/none": not found'):

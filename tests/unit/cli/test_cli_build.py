@@ -11,6 +11,7 @@ from fake_library import BuildResult, FakeLibrary, Output, SecretSource, SshSour
 
 from stagewright.cli.main import main
 from stagewright.errors import CanceledError, SourceRange, SourceText, StepFailedError
+from stagewright.image.platform import host_platform
 from stagewright.progress.events import VertexEvent
 
 CONFIG_DIGEST = "sha256:" + "c" * 64
@@ -176,6 +177,7 @@ def test_default_platform_comes_from_the_environment(library: FakeLibrary, monke
     monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/arm64")
     assert asked(library)["platform"] == "linux/arm64"
     assert asked(library, "--platform", "linux/amd64")["platform"] == "linux/amd64"
+    assert asked(library, "--platform", "local")["platform"] == str(host_platform())
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--host-ca", True), ("--host-ca=/ca", "/ca"), ("--host-ca=false", False)])

@@ -186,7 +186,6 @@ def test_user_expands_variables() -> None:
         ("5000-5001:80-81", ["80/tcp", "81/tcp"]),
         ("$P", ["1/tcp", "2/tcp"]),
         ("0 65535", ["0/tcp", "65535/tcp"]),
-        ("+80", ["80/tcp"]),
     ],
 )
 def test_expose(words: str, ports: list[str]) -> None:
@@ -202,6 +201,7 @@ def test_expose(words: str, ports: list[str]) -> None:
         ("x", "invalid containerPort: x"),
         ("65536", "invalid containerPort: 65536"),
         ("-1", "invalid containerPort: -1"),
+        ("+1", "invalid containerPort: +1"),
         ("80-", "invalid containerPort: 80-"),
         ("9-8", "invalid containerPort: 9-8"),
         ("1-2-3", "invalid containerPort: 1-2-3"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagewright.errors import SandboxError
-from stagewright.sandbox.users import resolve_owner, resolve_user
+from stagewright.sandbox.users import needs_files, resolve_owner, resolve_user
 
 PASSWD = """# comment
 root:x:0:0:root:/root:/bin/sh
@@ -32,6 +32,9 @@ GROUP = "root:x:0:\nbob:x:1001:\nstaff:x:50:alice,bob\nwheel:x:10:root,bob\n34:x
         ("5", (5, 0, (), "/")),
         ("5:6", (5, 6, (), "/")),
         ("5:staff", (5, 50, (), "/")),
+        (":staff", (0, 50, (), "/root")),
+        (":7", (0, 7, (), "/root")),
+        ("1000:", (1000, 1001, (50, 10), "/home/bob")),
     ],
 )
 def test_users(spec: str, expected: object) -> None:
@@ -79,10 +82,25 @@ def test_what_is_refused(spec: str, message: str) -> None:
         ("nosuch:staff", (0, 50)),
         ("bob:nosuch", (1000, 1001)),
         ("7:nosuch", (7, 7)),
+        ("7:root", (7, 0)),
     ],
 )
 def test_owners(spec: str, expected: tuple[int, int]) -> None:
     assert resolve_owner(spec, PASSWD, GROUP) == expected
+
+
+def test_root_owns_as_0_whatever_the_files_say() -> None:
+    passwd, group = "root:x:55:66:::\nbob:x:1:2:::\n", "root:x:77:\n"
+    assert resolve_owner("root", passwd, group) == (0, 0)
+    assert resolve_owner("bob:root", passwd, group) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "needed"),
+    [("bob", True), ("7:staff", True), (":staff", True), ("root:root", False), ("7:8", False), ("", False)],
+)
+def test_which_owners_only_files_explain(spec: str, needed: bool) -> None:
+    assert needs_files(spec) is needed
 
 
 @pytest.mark.parametrize("spec", ["-1", "2147483648", "root:2147483648"])
