@@ -59,6 +59,7 @@ make_venv() {
     # What the tests have installed serves the demo as well.
     if [ ! -x .venv/bin/python ] || { [ "$made" != "$stamp" ] && [ "$made" != "[dev]${stamp#"$1"}" ]; }; then
         say "installing Stagewright into .venv"
+        python=${python:-$(find_python)} || fail "Python 3.11 or newer with its venv module is needed"
         "$python" -m venv --clear .venv
         .venv/bin/python -m pip install -q --disable-pip-version-check --editable ".$1"
         printf '%s' "$stamp" >.venv/stagewright-stamp
