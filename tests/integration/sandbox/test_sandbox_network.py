@@ -244,6 +244,7 @@ runtime.close()
 """
 
 
+@pytest.mark.root("answers on port 53")
 @pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
 def test_a_resolver_on_the_hosts_loopback_answers(
     program: str, lower: Path, tmp_path: Path, only: Callable[..., Path]
@@ -303,6 +304,7 @@ runtime.close()
 """
 
 
+@pytest.mark.root("makes a device node")
 @pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
 def test_an_ordinary_user_has_a_network_where_he_may_open_the_device(
     program: str, busybox: str, only: Callable[..., Path]
