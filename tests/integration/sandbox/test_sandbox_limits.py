@@ -60,7 +60,7 @@ def counts_processes() -> bool:
 
 
 def needs_a_count(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that takes a hierarchy of control groups that counts processes, and the right to make groups in it."""
+    """Mark a test that takes control groups that count processes, and the right to make them."""
     reason = "no hierarchy of control groups counts processes here"
     skip = pytest.mark.skipif(not counts_processes() or os.geteuid() != 0, reason=reason)
     return pytest.mark.root("makes control groups")(skip(test))
