@@ -26,6 +26,42 @@ _SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a script: where it stands, and what it is without quotes."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A simple command where it stands in a script.
+
+    `words` are all of it but shell keywords, so also assignments and programs that start others, like `env`.
+    `before` is the operator or keyword that it follows, "" at the start; `after` the operator behind it, "" at the end.
+    """
+
+    command: Command
+    words: tuple[Word, ...]
+    before: str
+    after: str
+
+    @property
+    def start(self) -> int:
+        return self.words[0].start
+
+    @property
+    def end(self) -> int:
+        return self.words[-1].end
+
+    @property
+    def arguments(self) -> tuple[Word, ...]:
+        """Where the arguments of the command stand."""
+        return self.words[len(self.words) - len(self.command.arguments) :]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A simple command: its program's base name, and its arguments without quotes."""
 
@@ -63,17 +99,32 @@ def commands_of(run: Run) -> list[Command]:
 
 def split_commands(text: str) -> Iterator[Command]:
     """The simple commands of a shell script; what is inside of substitutions is not looked at."""
-    words: list[str] = []
+    return (piece.command for piece in pieces_of(text))
+
+
+def pieces_of(text: str) -> Iterator[Piece]:
+    """The same with where they stand."""
+    words: list[Word] = []
+    before = ""
     for match in _TOKEN.finditer(text):
         kind = match.lastgroup
         if kind == "word":
-            words.append(_unquoted(match[0]))
+            words.append(Word(match.start(), match.end(), _unquoted(match[0])))
         elif kind == "operator" or kind == "comment":
             if words:
-                yield _command(words)
+                yield _piece(words, before, match[0])
             words = []
+            before = match[0]
     if words:
-        yield _command(words)
+        yield _piece(words, before, "")
+
+
+def _piece(words: list[Word], before: str, after: str) -> Piece:
+    command = _command([word.text for word in words])
+    first = next((at for at, word in enumerate(words) if word.text not in _KEYWORDS), len(words) - 1)
+    if first:
+        before = words[first - 1].text
+    return Piece(command, tuple(words[first:]), before, after)
 
 
 def _command(words: list[str]) -> Command:
@@ -85,7 +136,10 @@ def _command(words: list[str]) -> Command:
             at += 1
         else:
             break
-    return Command(posixpath.basename(words[at]), tuple(words[at + 1 :]))
+    program = posixpath.basename(words[at])
+    if program.startswith("python") and words[at + 1 : at + 2] == ["-m"] and len(words) > at + 2:
+        program, at = words[at + 2], at + 2
+    return Command(program, tuple(words[at + 1 :]))
 
 
 def _unquoted(word: str) -> str:

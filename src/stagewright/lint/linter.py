@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from stagewright.dockerfile.instructions import parse
 from stagewright.errors import DockerfileError
-from stagewright.lint import installs, order, runtime, secrets, sources
+from stagewright.lint import cachemounts, development, order, packages, runtime, secrets, sources
 from stagewright.lint.findings import LintFinding, LintRule, apply, located
 from stagewright.lint.source import Source
 from stagewright.lint.sources import Pin
@@ -17,10 +17,10 @@ RULES: tuple[LintRule, ...] = (
     sources.COPY_FROM_INDEX,
     secrets.BAKED_SECRET,
     order.INSTALL_BELOW_SOURCES,
-    installs.NO_CACHE_MOUNT,
-    installs.APT_UPDATE_APART,
-    installs.LISTS_LEFT,
-    installs.DEVELOPMENT_DEPENDENCIES,
+    cachemounts.NO_CACHE_MOUNT,
+    packages.APT_UPDATE_APART,
+    packages.LISTS_LEFT,
+    development.DEVELOPMENT_DEPENDENCIES,
     runtime.BUILD_TOOLS,
     runtime.RUNS_AS_ROOT,
     sources.UNPINNED_BASE,
@@ -30,10 +30,10 @@ _FINDERS: tuple[Callable[[Source], Iterator[LintFinding]], ...] = (
     sources.copies_from_index,
     secrets.baked_secrets,
     order.installs_below_sources,
-    installs.installs_without_cache,
-    installs.apt_updates_apart,
-    installs.lists_left,
-    installs.development_dependencies,
+    cachemounts.installs_without_cache,
+    packages.apt_updates_apart,
+    packages.lists_left,
+    development.development_dependencies,
     runtime.build_tools,
     runtime.runs_as_root,
 )

@@ -8,6 +8,7 @@ from stagewright.dockerfile.ast import Copy, Run
 from stagewright.lint.commands import Command, commands_of
 from stagewright.lint.findings import Edit, LintFinding, LintRule
 from stagewright.lint.source import Source
+from stagewright.lint.tools import HARMLESS
 from stagewright.patterns import pattern
 
 INSTALL_BELOW_SOURCES = LintRule(
@@ -17,9 +18,13 @@ INSTALL_BELOW_SOURCES = LintRule(
 )
 
 _EVERYTHING = (".", "./", "/", "*", "./*")
-_LOCAL_REQUIREMENT = pattern(r"(?m)^\s*(?:-e\s+)?(?:\.|file:)")
+_LOCAL_REQUIREMENT = pattern(r"(?m)^\s*(?:(?:-e|--editable)[ =]*)?(?:\.|file:|[\w.-]+\s*@\s*file:)")
+_OTHER_REQUIREMENTS = pattern(r"(?m)^\s*(?:-r|-c|--requirement|--constraint)[ =]")
+_LOCAL_PYTHON = pattern(r"tool\.uv\.workspace|\bpath\s*=|\bworkspace\s*=")
+_LOCAL_GEM = pattern(r"\bgemspec\b|\bpath[: ]|\bfile:|eval_gemfile")
 _LOCAL_SCRIPTS = pattern(r'"(?:preinstall|install|postinstall|prepare|workspaces)"\s*:')
 _LOCAL_MODULES = pattern(r"(?m)^\s*(?:replace\s+)?\S+(?:\s+v\S+)?\s+=>\s+\.")
+_ALSO_READ = {"package.json": (".npmrc", ".yarnrc"), "pyproject.toml": (".python-version",)}
 _INSTALL_PROJECT = pattern(r"\b(uv[ \t]+sync|poetry[ \t]+install)\b")
 
 
@@ -33,9 +38,14 @@ def installs_below_sources(source: Source) -> Iterator[LintFinding]:
                 if any(path in _EVERYTHING for path in instruction.sources):
                     whole = whole or instruction
             elif isinstance(instruction, Run):
+                builds = False
                 for command in commands_of(instruction):
                     files = _manifests(source, command)
                     if not files:
+                        # What is installed behind something else may need what that made.
+                        builds = builds or command.program not in (*HARMLESS, "corepack")
+                        continue
+                    if builds:
                         continue
                     if whole is None:
                         installed.add(command.program)
@@ -76,16 +86,39 @@ def _manifests(source: Source, command: Command) -> list[str]:
             files = ["Gemfile", "Gemfile.lock"]
         case _:
             return []
-    if files[0] == "package.json":
-        if _LOCAL_SCRIPTS.search(source.read("package.json") or "") or source.has("pnpm-workspace.yaml"):
-            return []
-        if source.has("patches") or source.has(".pnpmfile.cjs"):
-            return []
-    if files[0] == "Gemfile" and "gemspec" in (source.read("Gemfile") or ""):
+    if _reads_more(source, files[0]) or source.has(files[0]) is False:
         return []
-    if source.has(files[0]) is False:
-        return []
-    return [name for name in files if source.has(name) is not False]
+    also = [name for name in _ALSO_READ.get(files[0], ()) if source.has(name)]
+    return [*(name for name in files if source.has(name) is not False), *also]
+
+
+def _reads_more(source: Source, manifest: str) -> bool:
+    """Whether an install needs other files of the project than those that are known by name."""
+    text = source.read(manifest) or ""
+    match manifest:
+        case "package.json":
+            others = ("pnpm-workspace.yaml", "lerna.json", "patches", ".pnpmfile.cjs", ".yarnrc.yml", ".yarn")
+            return _LOCAL_SCRIPTS.search(text) is not None or any(map(source.has, others)) or _is_monorepo(source)
+        case "Gemfile":
+            return _LOCAL_GEM.search(text) is not None
+        case "go.mod":
+            return bool(source.has("go.work"))
+        case _:
+            return _LOCAL_PYTHON.search(text) is not None
+
+
+def _is_monorepo(source: Source) -> bool:
+    """Whether some step picks a package of several."""
+    return any(
+        command.program in ("turbo", "nx", "lerna")
+        or (
+            command.program in ("npm", "pnpm", "yarn")
+            and (command.has("-r", "--recursive", "--filter", "-F", "-w", "--workspace", "--workspaces"))
+        )
+        or (command.program in ("pnpm", "yarn") and command.words[:1] in (("deploy",), ("workspace",), ("workspaces",)))
+        for step in source.all_steps()
+        for command in step.commands
+    )
 
 
 def _requirements(source: Source, command: Command) -> list[str]:
@@ -96,8 +129,10 @@ def _requirements(source: Source, command: Command) -> list[str]:
     named = [word for word in command.words[1:] if word not in files and f"./{word}" not in files]
     if not files or any(word.startswith((".", "/")) or "$" in word for word in [*named, *files]):
         return []
-    if any(_LOCAL_REQUIREMENT.search(source.read(name) or "") or source.has(name) is False for name in files):
-        return []
+    for name in files:
+        text = source.read(name) or ""
+        if _LOCAL_REQUIREMENT.search(text) or _OTHER_REQUIREMENTS.search(text) or source.has(name) is False:
+            return []
     return files
 
 

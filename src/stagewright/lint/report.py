@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from stagewright.lint.findings import LintFinding, LintRule, diff
 from stagewright.version import VERSION
@@ -78,7 +80,7 @@ def as_sarif(findings: Sequence[LintFinding], text: str, filename: str, rules: S
 
 
 def _result(finding: LintFinding, text: str, filename: str, rule: int) -> dict[str, Any]:
-    artifact = {"uri": filename}
+    artifact = {"uri": _uri(filename)}
     region = {"startLine": finding.location.start, "endLine": finding.location.end}
     result: dict[str, Any] = {
         "ruleId": finding.rule.name,
@@ -94,6 +96,12 @@ def _result(finding: LintFinding, text: str, filename: str, rule: int) -> dict[s
         ]
         result["fixes"] = [{"artifactChanges": [{"artifactLocation": artifact, "replacements": replacements}]}]
     return result
+
+
+def _uri(path: str) -> str:
+    """A path as a reference of RFC 3986: relative ones stay so, as those who show code in its repository need them."""
+    quoted = quote(posixpath.normpath(path), errors="surrogateescape")
+    return f"file://{quoted}" if quoted.startswith("/") else quoted
 
 
 def _region(text: str, start: int, end: int) -> dict[str, int]:

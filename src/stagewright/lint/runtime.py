@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stagewright.dockerfile.ast import Cmd, Copy, Entrypoint, User
+from stagewright.dockerfile.ast import Cmd, Copy, Entrypoint, Expose, Healthcheck, Run, User, Volume
 from stagewright.lint.findings import Edit, LintFinding, LintRule
 from stagewright.lint.source import Source
 from stagewright.patterns import pattern
@@ -47,8 +47,10 @@ _INSTALLERS = {
 }
 # Servers that begin as root and change the user themselves, as scripts named entrypoint do, and shells of people.
 _MAY_NEED_ROOT = frozenset(
-    {"apache2", "apache2-foreground", "apachectl", "bash", "cron", "crond", "gosu", "haproxy", "httpd", "init", "nginx"}
-    | {"s6-svscan", "setpriv", "sh", "sshd", "su-exec", "supervisord", "systemd", "tini"}
+    {"apache2", "apache2-foreground", "apachectl", "bash", "containerd", "cron", "crond", "dnsmasq", "dockerd"}
+    | {"dovecot", "gosu", "haproxy", "httpd", "init", "keepalived", "named", "nginx", "ntpd", "openvpn", "php-fpm"}
+    | {"postfix", "rsyslogd", "s6-svscan", "setpriv", "sh", "smbd", "sshd", "su-exec", "sudo", "supervisord", "systemd"}
+    | {"tini", "vsftpd", "wg-quick"}
 )
 
 
@@ -83,10 +85,16 @@ def _with_user(source: Source, base: str) -> tuple[Edit, ...]:
     """A USER before what the final stage runs; only where that is the stage's end, so that no step changes."""
     items = source.final.instructions
     first = next((at for at, item in enumerate(items) if isinstance(item, Cmd | Entrypoint)), None)
-    if first is None or not all(isinstance(item, Cmd | Entrypoint) for item in items[first:]):
+    if first is None or not all(isinstance(item, Cmd | Entrypoint | Expose | Healthcheck) for item in items[first:]):
         return ()
+    if any(isinstance(item, Volume) for stage in source.chain(source.final) for item in stage.instructions):
+        return ()  # What is written there would have to be this user's.
     name = base.rpartition("/")[2]
-    user = "node" if re.match(r"node(?=[:@]|$)", name) else "65534:65534"
+    user = "65534:65534"
+    if re.match(r"node(?=[:@]|$)", name):
+        user = "node"
+    elif _BARE_BASES.fullmatch(base):
+        user = "65532:65532"  # Who is called nonroot there.
     return (source.insert_before(items[first].location, f"USER {user}"),)
 
 
@@ -118,4 +126,15 @@ def build_tools(source: Source) -> Iterator[LintFinding]:
         tools = [path for path in copy.sources if _COPIED_TOOLS.fullmatch(path)]
         if tools:
             message = f"the runtime stage gets {', '.join(tools)}"
-            yield LintFinding(BUILD_TOOLS, message, copy.location)
+            unused = len(tools) == len(copy.sources) and not _may_call(source)
+            edits = (source.remove(copy.location),) if unused else ()
+            yield LintFinding(BUILD_TOOLS, message, copy.location, edits)
+
+
+def _may_call(source: Source) -> bool:
+    """Whether something in the final stage may use a shell or a tool: a step, or a command that a shell reads."""
+    return any(
+        isinstance(item, Run | Healthcheck)
+        or (isinstance(item, Cmd | Entrypoint) and (item.shell_form or len(item.command) != 1))
+        for item in source.final.instructions
+    )

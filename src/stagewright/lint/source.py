@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from stagewright.dockerfile.ast import Dockerfile, Env, Instruction, Run, Stage, User
-from stagewright.errors import SourceRange
+from stagewright.dockerfile.ast import Arg, Dockerfile, Env, Instruction, Run, Stage, User
+from stagewright.dockerfile.ignore import Matcher, patterns_from
+from stagewright.errors import DockerfileError, SourceRange
 from stagewright.lint.commands import Command, commands_of
 from stagewright.lint.findings import Edit
 from stagewright.patterns import pattern
@@ -34,6 +35,7 @@ class Source:
         self.stages = dockerfile.stages
         self.final = dockerfile.stages[-1]
         self._context = context
+        self._ignored: Matcher | None = None
         self._by_name: dict[str, Stage] = {}
         self._bases: dict[int, Stage | None] = {}
         for stage in self.stages:
@@ -84,7 +86,7 @@ class Source:
         return user
 
     def variables_before(self, stage: Stage, instruction: Instruction) -> dict[str, str]:
-        """The ENV in force at an instruction, with values as written."""
+        """The ENV and the ARG with defaults in force at an instruction, with values as written."""
         found: dict[str, str] = {}
         for part in self.chain(stage):
             for item in part.instructions:
@@ -92,6 +94,8 @@ class Source:
                     return found
                 if isinstance(item, Env):
                     found.update({pair.name: pair.value for pair in item.pairs})
+                elif isinstance(item, Arg):
+                    found.update({one.name: one.default for one in item.definitions if one.default is not None})
         return found
 
     # --- the build context ----------------------------------------------------------------------------------------
@@ -107,8 +111,16 @@ class Source:
             return file.read()
 
     def has(self, name: str) -> bool | None:
-        """Whether the build context has a file; None where no context is known."""
-        return None if self._context is None else os.path.isfile(os.path.join(self._context, name))
+        """Whether the build context has a file or folder that COPY finds; None where no context is known."""
+        if self._context is None:
+            return None
+        if self._ignored is None:
+            text = self.read(".dockerignore") or ""
+            try:
+                self._ignored = Matcher(patterns_from(text.splitlines()))
+            except DockerfileError:
+                self._ignored = Matcher(())
+        return os.path.lexists(os.path.join(self._context, name)) and not self._ignored.matches(name)
 
     # --- edits ----------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,87 @@ def test_sarif(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert TEXT.splitlines()[2][region["startColumn"] - 1 : region["endColumn"] - 1] == "--from=0"
 
 
+# Of the schema of SARIF 2.1.0: what each object may have, with `!` what it must; and which objects those are.
+SCHEMA: dict[str, dict[str, str | None]] = {
+    "log": {"$schema": None, "version!": None, "runs!": "run"},
+    "run": {"tool!": "tool", "results": "result", "columnKind": None},
+    "tool": {"driver!": "driver"},
+    "driver": {"name!": None, "semanticVersion": None, "rules": "rule"},
+    "rule": {"id!": None, "shortDescription": "text", "fullDescription": "text", "defaultConfiguration": "level"},
+    "text": {"text!": None},
+    "level": {"level": None},
+    "result": {
+        "ruleId": None, "ruleIndex": None, "level": None, "message!": "text", "locations": "location", "fixes": "fix"
+    },
+    "location": {"physicalLocation": "place"},
+    "place": {"artifactLocation": "artifact", "region": "region"},
+    "artifact": {"uri": None},
+    "region": {"startLine": None, "startColumn": None, "endLine": None, "endColumn": None},
+    "fix": {"artifactChanges!": "change"},
+    "change": {"artifactLocation!": "artifact", "replacements!": "replacement"},
+    "replacement": {"deletedRegion!": "region", "insertedContent": "text"},
+}  # fmt: skip
+
+
+def check_schema(value: object, kind: str | None) -> None:
+    if kind is None:
+        assert isinstance(value, str | int)
+        return
+    if isinstance(value, list):
+        assert value or kind in ("result", "rule")
+        for item in value:
+            check_schema(item, kind)
+        return
+    assert isinstance(value, dict)
+    fields = {name.rstrip("!"): inner for name, inner in SCHEMA[kind].items()}
+    assert set(value) <= set(fields)
+    assert {name[:-1] for name in SCHEMA[kind] if name.endswith("!")} <= set(value)
+    assert kind not in ("level", "result") or value["level"] in ("none", "note", "warning", "error")
+    assert kind != "region" or all(number >= 1 for number in value.values())
+    for name, inner in value.items():
+        check_schema(inner, fields[name])
+
+
+def test_sarif_is_as_its_schema_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "FROM debian\nARG T_TOKEN\nRUN apt-get update\nRUN apt-get install -y $T_TOKEN\n"
+        "RUN apk add a\nCOPY --from=0 a b"
+    )
+    (tmp_path / "a b#").mkdir()
+    (tmp_path / "a b#" / "Dockerfile").write_text(text)
+    for content, context in ((text, tmp_path / "a b#"), ("FROM scratch\nCOPY a b", tmp_path)):
+        (context / "Dockerfile").write_text(content)
+        main(["lint", "--format=sarif", str(context)])
+        log = json.loads(capsys.readouterr().out)
+        check_schema(log, "log")
+        for result in log["runs"][0]["results"]:
+            uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+            assert uri == f"file://{tmp_path}/a%20b%23/Dockerfile"
+            rule = log["runs"][0]["tool"]["driver"]["rules"][result["ruleIndex"]]
+            assert rule["id"] == result["ruleId"] and rule["fullDescription"]["text"]
+
+
+def test_fixes_of_sarif_give_what_fix_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("Dockerfile").write_text('FROM node AS a\nFROM node\nCOPY --from=0 a b\nCMD ["node"]\n')
+    main(["lint", "--format=sarif"])
+    results = json.loads(capsys.readouterr().out)["runs"][0]["results"]
+    assert {item["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for item in results} == {"Dockerfile"}
+    lines = Path("Dockerfile").read_text().splitlines(keepends=True)
+    for result in sorted(results, key=lambda item: -item["locations"][0]["physicalLocation"]["region"]["startLine"]):
+        for change in result.get("fixes", [{"artifactChanges": []}])[0]["artifactChanges"]:
+            for replacement in change["replacements"]:
+                region = replacement["deletedRegion"]
+                assert region["startLine"] == region["endLine"]
+                line = lines[region["startLine"] - 1]
+                start, end = region["startColumn"] - 1, region["endColumn"] - 1
+                inserted = replacement["insertedContent"]["text"]
+                lines[region["startLine"] - 1] = line[:start] + inserted + line[end:]
+    assert "".join(lines) == 'FROM node AS a\nFROM node\nCOPY --from=a a b\nUSER node\nCMD ["node"]\n'
+
+
 def test_fix(context: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = tmp_path / "stagewright.toml"
     # Nobody listens there: the digest stays unknown, and the note stays.
