@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stagewright.options import (
     BuildOptions,
     BuildResult,
+    Cache,
     Method,
     Output,
     SecretLeakMode,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildResult",
+    "Cache",
     "CheckReport",
     "ImageInfo",
     "Outline",
@@ -68,6 +70,8 @@ def build(
     outputs: Sequence[Output] | None = None,
     push: bool = False,
     load: bool = False,
+    cache_from: Sequence[Cache] = (),
+    cache_to: Sequence[Cache] = (),
     no_cache: bool = False,
     no_cache_filter: Sequence[str] = (),
     pull: bool = False,
@@ -96,7 +100,8 @@ def build(
     context, a git repository, or the URL of an archive or of a Dockerfile alone; `file` is the Dockerfile's path
     (default `Dockerfile` in the context), `dockerfile` its text instead, `build_args` name to value, `build_contexts`
     the name of a stage or image to what stands for it, `outputs` what to make (default: an image in the store, under
-    `tags`), `shm_size` in bytes, `ulimits` (name, soft, hard), `allow` entitlements; `limits` gathers those of memory,
+    `tags`), `cache_from` and `cache_to` where caches are imported from and exported to, `shm_size` in bytes,
+    `ulimits` (name, soft, hard), `allow` entitlements; `limits` gathers those of memory,
     processors and processes. `jobs` bounds the steps that run at once, `offline` forbids to ask registries and other
     servers, `oci_runtime` is the path of an OCI runtime to run steps with, `host_ca` lets steps trust the host's CA
     bundle (True) or that of a path. `root` is the state directory and `config` the configuration file.
@@ -122,6 +127,8 @@ def build(
         secrets=tuple(secrets),
         ssh=tuple(ssh),
         outputs=outputs_of(outputs, push=push, load=load),
+        cache_from=tuple(cache_from),
+        cache_to=tuple(cache_to),
         no_cache=no_cache,
         no_cache_filter=tuple(no_cache_filter),
         pull=pull,
@@ -143,9 +150,7 @@ def build(
         root=default_root(os.environ) if root is None else os.fspath(root),
         config=None if config is None else os.fspath(config),
     )
-    result: BuildResult = passage.call(
-        "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel
-    )
+    result: BuildResult = passage.call("stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel)
     return result
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from stagewright import privilege
 from stagewright.bases import BaseImages
 from stagewright.cache.leases import BuildLease
+from stagewright.cancellation import LinkedEvent
 from stagewright.confidential import confidential
 from stagewright.config import Config
 from stagewright.config import load as load_config
 from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
 from stagewright.dockerfile.ignore import Matcher, read_patterns
-from stagewright.errors import NotFoundError, UsageError
+from stagewright.errors import LostLayerError, NotFoundError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
@@ -35,6 +36,7 @@ from stagewright.ops.worker import Worker
 from stagewright.options import SECRET_LEAK_MODES, BuildOptions, BuildResult
 from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.records import replace
 from stagewright.registry.dockerconfig import proxy_arguments
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
@@ -45,13 +47,16 @@ from stagewright.sources.ssh import SshAgents
 from stagewright.state import State
 
 if TYPE_CHECKING:
+    from stagewright.content.remote import RemoteBlobs
     from stagewright.leaks.guard import LeakGuard
     from stagewright.registry.client import RegistryClient
     from stagewright.registry.http import HttpClient
     from stagewright.sandbox.spec import Runtime
+    from stagewright.snapshots.lazy import LazyLayers
     from stagewright.snapshots.selection import Choice
     from stagewright.sources.git import GitSource
     from stagewright.sources.http import HttpSource
+    from stagewright.travel.caches import BuildCaches, Built
 
 _CANCEL_CHECK_S = 0.1
 
@@ -101,6 +106,10 @@ class Builder:
         snapshots = self.state.snapshots
         self._definition = DefinitionReader(options, self._vertex, self._solve, snapshots, self.remotes, cancel)
         self.platform = host_platform() if options.platform is None else parse_platform(options.platform)
+        self._caches = self._make_caches() if options.cache_from or options.cache_to else None
+        self._built: Solver | None = None
+        self.state.keys.obtainable = lambda snapshot: self._lazy.obtainable(snapshot)
+        self.state.snapshots.fill = lambda snapshot: self._lazy.fill(snapshot)
 
     def prepare(self) -> Definition:
         """Keep the store from being collected, and read what the build is given. Raises StagewrightError."""
@@ -125,7 +134,7 @@ class Builder:
             self._leaks.check_config(plan.config, plan.history_lines)
         if plan.vertex is None:
             return plan, Result()
-        solver = self._solver()
+        solver = self._built = self._solver()
         result = solver.solve([plan.vertex])[0]
         steps = solver.snapshots()
         # Of a leak that an earlier build let pass this one knows, even if it was given no secret.
@@ -153,15 +162,49 @@ class Builder:
             leaks=self._leaks if self._secrets else None,
         )
         jobs = self._options.jobs or self.config.jobs
-        keys, locks = self.state.keys, self.state.locks
+        locks = self.state.locks
+        keys = self.state.keys if self._caches is None else self._caches.keys(self._lazy)
         return Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
+
+    def _make_caches(self) -> BuildCaches:
+        from stagewright.travel.caches import BuildCaches
+
+        return BuildCaches(
+            self._options,
+            self._env,
+            self.state,
+            self.client,
+            self.platform,
+            self._remote,
+            lambda: self.bases.names,
+            self._vertex,
+            self._emitter,
+            self._cancel,
+        )
+
+    @cached_property
+    def _remote(self) -> RemoteBlobs:
+        from stagewright.content.remote import RemoteBlobs
+
+        return RemoteBlobs(self.state.blobs)
+
+    @cached_property
+    def _lazy(self) -> LazyLayers:
+        from stagewright.snapshots.lazy import LazyLayers
+
+        state = self.state
+        return LazyLayers(state.snapshots, self._layer_blobs(), state.blobs, self._remote, self._vertex, self._cancel)
+
+    def _layer_blobs(self) -> LayerBlobs:
+        state = self.state
+        return LayerBlobs(state.snapshots, state.blobs, state.db, self._remote if self._caches else None)
 
     @cached_property
     def _leaks(self) -> LeakGuard:
         from stagewright.leaks.guard import LeakGuard
 
         options, state = self._options, self.state
-        layers = LayerBlobs(state.snapshots, state.blobs, state.db)
+        layers = self._layer_blobs()
         return LeakGuard(options, self._secrets, state.snapshots, layers, state.db, self._emitter, self._cancel)
 
     def export(self, plan: Plan, result: Result, exporters: Sequence[Exporter]) -> list[Exported | None]:
@@ -170,21 +213,24 @@ class Builder:
         services = Services(
             snapshots=state.snapshots,
             blobs=state.blobs,
-            layers=LayerBlobs(state.snapshots, state.blobs, state.db),
+            layers=self._layer_blobs(),
             images=state.images,
             config=self.config,
             env=self._env,
             client=self.client,
             cancel=self._cancel,
+            remote=self._remote if self._caches else None,
         )
+        layers = state.snapshots.layers(result.snapshot)
         exported = ExportResult(
             platform=plan.config.platform,
             snapshot=result.snapshot,
-            layers=state.snapshots.layers(result.snapshot),
+            layers=layers,
             config=plan.config,
             epoch=plan.epoch,
             annotations=self._options.annotations,
-            bases=self.bases.names,
+            bases=self.bases.names + (self._caches.mounts_from if self._caches else ()),
+            cache=self._caches.inline(self._what_was_built(plan, layers)) if self._caches else None,
         )
         made: list[Exported | None] = []
         for number, exporter in enumerate(exporters):
@@ -193,7 +239,14 @@ class Builder:
             services.check_canceled()
             with self._vertex(exporter.title, f"#{number}") as reporter:
                 made.append(exporter.export(exported, services, reporter))
+        if self._caches is not None:
+            self._caches.export(self._what_was_built(plan, layers))
         return made
+
+    def _what_was_built(self, plan: Plan, layers: Sequence[int]) -> Built:
+        from stagewright.travel.caches import Built
+
+        return Built(self._built.solved() if self._built is not None else [], layers, plan.epoch)
 
     def close(self) -> None:
         """Give everything back; what steps still run is killed."""
@@ -379,16 +432,36 @@ def _vertex_digest(name: str) -> str:
     return "sha256:" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
 
 
+def _build(
+    options: BuildOptions,
+    secrets: Mapping[str, bytes],
+    emitter: Emitter,
+    cancel: threading.Event,
+    env: Mapping[str, str],
+    exporters: Sequence[Exporter],
+) -> list[Exported | None]:
+    with ExitStack() as stack:
+        builder = Builder(options, secrets, emitter, cancel, env)
+        stack.callback(builder.close)
+        plan, result = builder.build()
+        return builder.export(plan, result, exporters)
+
+
 def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:
     """Run one build to its end, outputs included. Raises StagewrightError."""
     if options.secret_leak not in SECRET_LEAK_MODES:
         raise UsageError(f"secret leak mode {options.secret_leak} is not known", hint="use fail, warn or off")
     exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
-    with confidential(options, env, sink) as (secrets, emitter), ExitStack() as stack:
-        builder = Builder(options, secrets, emitter, cancel, env)
-        stack.callback(builder.close)
-        plan, result = builder.build()
-        images = builder.export(plan, result, exporters)
+    with confidential(options, env, sink) as (secrets, emitter):
+        if not options.cache_from:
+            images = _build(options, secrets, emitter, cancel, env, exporters)
+        else:
+            try:
+                images = _build(options, secrets, emitter, LinkedEvent(cancel), env, exporters)
+            except LostLayerError as lost:
+                # What was found in the caches is a miss now; what was built by then is in the store.
+                emitter(WarningEvent("", f"the build begins anew without imported caches: {lost.message}"))
+                images = _build(replace(options, cache_from=()), secrets, emitter, cancel, env, exporters)
     image = next((image for image in images if image is not None), None)
     names = dict.fromkeys(name for image in images if image is not None for name in image.names)
     return BuildResult(

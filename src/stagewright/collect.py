@@ -128,7 +128,8 @@ class Collector:
                 "DELETE FROM cache_results WHERE snapshot IS NOT NULL AND snapshot NOT IN (SELECT id FROM snapshots)"
             )
             db.execute("DELETE FROM content_digests WHERE snapshot NOT IN (SELECT id FROM snapshots)")
-            db.execute("DELETE FROM layer_blobs WHERE dir NOT IN (SELECT dir FROM snapshots)")
+            for table in ("layer_blobs", "lazy_layers"):
+                db.execute(f"DELETE FROM {table} WHERE dir NOT IN (SELECT dir FROM snapshots)")  # noqa: S608
 
     def _remove_unnamed_mounts(self, removed: _Removed) -> None:
         """Remove the folders of cache mounts whose maker died before, or whose remover died after, the row."""

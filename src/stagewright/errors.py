@@ -112,6 +112,10 @@ class RegistryError(StagewrightError):
     """A registry refused, could not be reached, or sent what it must not."""
 
 
+class LostLayerError(StagewrightError):
+    """A layer that an imported cache has named can't be fetched from it: the build must do without that cache."""
+
+
 class IntegrityError(StagewrightError):
     """Bytes are not what their digest or format says they are."""
 

@@ -45,6 +45,20 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """A place that a build's cache is exported to or imported from.
+
+    `type` is registry, local, inline, s3 or gha. `attrs` are the options as `docker buildx build` spells those of
+    `--cache-to` and `--cache-from`, and `mounts`: "true" exports the cache mounts that the build used, too. Of these
+    `mounts` names some by their IDs, and others that the store has.
+    """
+
+    type: str
+    attrs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mounts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepLimits:
     """What each step may use of the machine, as `docker run` has it; None is for no limit, or the default of `pids`.
 
@@ -79,6 +93,8 @@ class BuildOptions:
     secrets: tuple[SecretSource, ...] = ()
     ssh: tuple[SshSource, ...] = ()
     outputs: tuple[Output, ...] = ()
+    cache_from: tuple[Cache, ...] = ()
+    cache_to: tuple[Cache, ...] = ()
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
     pull: bool = False

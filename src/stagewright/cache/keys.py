@@ -9,6 +9,7 @@ Results (snapshots) hang on canonical keys.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from stagewright.content.db import Database
 from stagewright.records import dataclass
@@ -38,19 +39,23 @@ class KeyStore:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        # Whether the files of a result that came from an imported cache are here or can be fetched.
+        self.obtainable: Callable[[int], bool] = lambda snapshot: False
 
     def lookup(self, key: str) -> CachedKey | None:
         """What a definition or content key leads to, if it was ever seen."""
         rows = self._db.query(
-            "SELECT k.canonical, r.canonical, r.snapshot, s.id FROM cache_keys k"
+            "SELECT k.canonical, r.canonical, r.snapshot, s.id, EXISTS (SELECT 1 FROM lazy_layers) FROM cache_keys k"
             " LEFT JOIN cache_results r ON r.canonical = k.canonical"
             " LEFT JOIN snapshots s ON s.id = r.snapshot WHERE k.key = ?",
             (key,),
         )
         if not rows:
             return None
-        canonical, recorded, snapshot, existing = rows[0]
+        canonical, recorded, snapshot, existing, any_lazy = rows[0]
         gone = recorded is None or (snapshot is not None and existing is None)
+        if not gone and snapshot is not None and any_lazy:
+            gone = not self.obtainable(snapshot)
         return CachedKey(canonical, None if gone else CachedResult(snapshot))
 
     def link(self, key: str, canonical: str) -> None:

@@ -34,8 +34,6 @@ REFUSED = frozenset(
     {
         "attest",
         "builder",
-        "cache-from",
-        "cache-to",
         "debug-json",
         "detach",
         "invoke",
@@ -130,6 +128,17 @@ def _add_results(parser: CommandParser) -> None:
     parser.repeatable("-o", "--output", metavar="SPEC", help="what to make: type=TYPE,dest=PATH, a directory, or -")
     parser.switch("--push", help="push the image (short for --output=type=registry)")
     parser.switch("--load", help="load the image into Docker (short for --output=type=docker)")
+    parser.repeatable(
+        "--cache-from",
+        metavar="SPEC",
+        help="import a cache: type=registry,ref=NAME (an image, too), type=local,src=FOLDER, type=s3 or type=gha",
+    )
+    parser.repeatable(
+        "--cache-to",
+        metavar="SPEC",
+        help="export the cache: type=registry,ref=NAME, type=local,dest=FOLDER, type=inline, type=s3 or type=gha;"
+        " mode=max for all stages, mounts=true or mount=ID for cache mounts, ignore-error=true",
+    )
     parser.repeatable("--label", metavar="NAME=VALUE", help="set a label of the image")
     parser.repeatable("--annotation", metavar="NAME=VALUE", help="set an annotation of the manifest")
     parser.single("--iidfile", metavar="FILE", help="write the image's ID to a file")
@@ -244,7 +253,7 @@ def _progress_mode(options: argparse.Namespace) -> str | None:
 
 def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
     """The keyword arguments of `api.build`."""
-    from stagewright.cli.specs import parse_secret, parse_ssh
+    from stagewright.cli.specs import parse_cache, parse_secret, parse_ssh
 
     _check_attestations(options)
     if options.no_cache and options.no_cache_filter:
@@ -265,6 +274,8 @@ def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[st
         "outputs": _outputs(options.output, options.iidfile),
         "push": options.push,
         "load": options.load,
+        "cache_from": [parse_cache(text, "--cache-from") for text in options.cache_from if text],
+        "cache_to": [parse_cache(text, "--cache-to") for text in options.cache_to if text],
         "no_cache": options.no_cache,
         "no_cache_filter": _split(options.no_cache_filter),
         "pull": options.pull,

@@ -1,10 +1,10 @@
-"""`--secret`, `--ssh` and `--output` values, in the forms that buildx takes, as the library's types."""
+"""Values of `--secret`, `--ssh`, `--output`, `--cache-from` and `--cache-to` in buildx's forms, made the library's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stagewright.api import Output, SecretSource, SshSource
+from stagewright.api import Cache, Output, SecretSource, SshSource
 from stagewright.cli.values import csv_fields
 from stagewright.errors import UsageError
 
@@ -77,6 +77,27 @@ def parse_output(text: str) -> Output:
     if kind == "registry":
         return Output("image", dest, {**attrs, "push": "true"})
     return Output(kind, dest, attrs)
+
+
+def parse_cache(text: str, flag: str) -> Cache:
+    """A place of a cache from `type=TYPE[,KEY=VALUE]`, where `mount` may come more than once.
+
+    A name alone is an image in a registry. Raises UsageError.
+    """
+    if text and "=" not in text:
+        return Cache("registry", {"ref": text})
+    kind, attrs, mounts = "", {}, []
+    for key, value in _key_values(text, flag):
+        match key:
+            case "type":
+                kind = value
+            case "mount":
+                mounts.append(value)
+            case _:
+                attrs[key] = value
+    if not kind:
+        raise UsageError(f"{flag}: no type is given", hint="write it as type=TYPE,KEY=VALUE")
+    return Cache(kind, attrs, tuple(mounts))
 
 
 def _key_values(text: str, flag: str) -> list[tuple[str, str]]:

@@ -95,6 +95,13 @@ CREATE TABLE secret_searches (
     PRIMARY KEY (dir, secret)
 ) WITHOUT ROWID;
 """,
+    """
+-- snapshots/: folders of snapshots that are not there yet: who needs their files unpacks them from a blob that
+-- `layer_blobs` names (a result that came from an imported cache).
+CREATE TABLE lazy_layers (
+    dir TEXT PRIMARY KEY
+) WITHOUT ROWID;
+""",
 )
 SCHEMA_VERSION = len(_SCHEMAS)
 

@@ -12,15 +12,29 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Attrs:
-    """The options of one output. Each is taken once; `finish()` refuses those that nobody took."""
+    """The options of one value of `flag`. Each is taken once; `finish()` refuses those that nobody took."""
 
-    def __init__(self, kind: str, attrs: Mapping[str, str]) -> None:
-        self._kind = kind
+    def __init__(self, kind: str, attrs: Mapping[str, str], flag: str = "--output") -> None:
+        self._what = f"{flag} type={kind}"
         self._left = dict(attrs)
 
     def text(self, key: str) -> str | None:
         """The value, None where the option is absent."""
         return self._left.pop(key, None)
+
+    def required(self, key: str, hint: str | None = None) -> str:
+        """The value. Raises UsageError where the option is absent or empty."""
+        value = self._left.pop(key, None)
+        if not value:
+            raise UsageError(f"{self._what} needs {key}=...", hint=hint)
+        return value
+
+    def choice(self, key: str, *values: str) -> str:
+        """One of the values, the first where the option is absent."""
+        value = self._left.pop(key, values[0])
+        if value not in values:
+            raise UsageError(f'{self._what}: {key}="{value}" is none of {", ".join(values)}')
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean as Go's strconv.ParseBool reads it; an empty value means true."""
@@ -31,7 +45,7 @@ class Attrs:
             return True
         if value in _FALSE:
             return False
-        raise UsageError(f'--output type={self._kind}: {key}="{value}" is neither true nor false')
+        raise UsageError(f'{self._what}: {key}="{value}" is neither true nor false')
 
     def integer(self, key: str) -> int | None:
         """A whole number, None where the option is absent."""
@@ -39,7 +53,7 @@ class Attrs:
         if value is None:
             return None
         if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
-            raise UsageError(f'--output type={self._kind}: {key}="{value}" is not a number')
+            raise UsageError(f'{self._what}: {key}="{value}" is not a number')
         return int(value)
 
     def prefixed(self, pattern: re.Pattern[str]) -> dict[str, str]:
@@ -53,4 +67,4 @@ class Attrs:
         """Raise UsageError for an option that is left."""
         if self._left:
             key = min(self._left)
-            raise UsageError(f'--output type={self._kind}: unknown or unsupported option "{key}"')
+            raise UsageError(f'{self._what}: unknown or unsupported option "{key}"')

@@ -76,9 +76,9 @@ class _ImageOptions:
         )
         self._annotations = attrs.prefixed(OPTION)
 
-    def make(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported:
+    def make(self, result: ExportResult, services: Services, reporter: Reporter, *, fetch: bool = True) -> Exported:
         annotations = sort_annotations(self._annotations, result.annotations, result.platform)
-        return make_image(result, services, self.form, annotations, reporter)
+        return make_image(result, services, self.form, annotations, reporter, fetch=fetch)
 
 
 class ImageExporter(Exporter):
@@ -101,7 +101,8 @@ class ImageExporter(Exporter):
             raise UsageError("a name is needed when an image is pushed", hint="give it by -t NAME")
 
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported:
-        made = self._image.make(result, services, reporter)
+        # The registry that it goes to may have all layers, and then nothing of them has to come here.
+        made = self._image.make(result, services, reporter, fetch=not (self._push or self._by_digest))
         names = []
         for name in self._image.names:
             whole = [name, name.with_digest(made.descriptor.digest)] if self._canonical else [name]

@@ -12,7 +12,7 @@ from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Manifest
 from stagewright.progress.reporter import Reporter, Status
-from stagewright.records import dataclass, field
+from stagewright.records import dataclass, field, replace
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.compress import Compression, LayerBlob
 
@@ -34,26 +34,35 @@ class ImageForm:
 
 
 def make_image(
-    result: ExportResult, services: Services, form: ImageForm, annotations: Annotations, reporter: Reporter
+    result: ExportResult,
+    services: Services,
+    form: ImageForm,
+    annotations: Annotations,
+    reporter: Reporter,
+    *,
+    fetch: bool = True,
 ) -> Exported:
     """Put the image of a result into the blob store and answer it, still without a name.
 
+    Without `fetch` its layers may be where `services.open_blob` gets them from.
     Raises UsageError for annotations on Docker's media types, which have no place for them.
     """
     if annotations.manifest and not form.oci_mediatypes:
         raise UsageError("annotations need OCI media types", hint="leave oci-mediatypes=false out")
-    blobs = _layer_blobs(result, services, form, reporter)
+    blobs = _layer_blobs(result, services, form, reporter, fetch)
     facts = [
         LayerFacts(blob.diff_id, services.snapshots.row(snapshot).created)
         for snapshot, blob in zip(result.layers, blobs, strict=True)
     ]
     config = complete(result.config, facts, result.epoch)
+    if result.cache is not None:
+        config = replace(config, cache=result.cache(blobs))
     config_data = config.to_bytes()
     oci = form.oci_mediatypes
     config_digest = services.blobs.write(config_data)
     manifest = Manifest(
         config=Descriptor(mediatypes.OCI_CONFIG if oci else mediatypes.DOCKER_CONFIG, config_digest, len(config_data)),
-        layers=tuple(Descriptor(_layer_type(blob, oci=oci), blob.digest, blob.size) for blob in blobs),
+        layers=tuple(Descriptor(layer_type(blob, oci=oci), blob.digest, blob.size) for blob in blobs),
         media_type=mediatypes.OCI_MANIFEST if oci else mediatypes.DOCKER_MANIFEST,
         annotations=annotations.manifest,
     )
@@ -69,7 +78,9 @@ def make_image(
     return Exported(descriptor, config_digest)
 
 
-def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, reporter: Reporter) -> list[LayerBlob]:
+def _layer_blobs(
+    result: ExportResult, services: Services, form: ImageForm, reporter: Reporter, fetch: bool
+) -> list[LayerBlob]:
     with reporter.status("exporting layers") as row:
         done = 0
         blobs = []
@@ -82,6 +93,7 @@ def _layer_blobs(result: ExportResult, services: Services, form: ImageForm, repo
                     form.compression,
                     force=form.force_compression,
                     epoch=result.epoch if form.rewrite_timestamp else None,
+                    fetch=fetch,
                     progress=services.cancelable(_beyond(row, done)),
                 )
             )
@@ -93,6 +105,8 @@ def _bring_back(snapshot: int, result: ExportResult, services: Services, reporte
     """Fetch a base image's layer again whose blob was pruned: packed anew it would be another blob than its image's."""
     pulled = services.layers.pulled(snapshot)
     if pulled is None or services.blobs.has(pulled.digest):
+        return
+    if services.remote is not None and services.remote.has(pulled.digest):
         return
     descriptor = Descriptor(pulled.media_type, pulled.digest, pulled.size)
     for name in result.bases:
@@ -110,7 +124,8 @@ def _beyond(row: Status, done: int) -> Callable[[int], None]:
     return lambda current: row.update(done + current)
 
 
-def _layer_type(blob: LayerBlob, *, oci: bool) -> str:
+def layer_type(blob: LayerBlob, *, oci: bool) -> str:
+    """The media type of a layer in the family of OCI or of Docker."""
     # A pulled layer may be of a kind that only its maker knows.
     compression = mediatypes.LAYER_COMPRESSION.get(blob.media_type)
     return blob.media_type if compression is None else (_OCI if oci else _DOCKER)[compression]

@@ -48,6 +48,7 @@ def push(
             descriptor,
             services.blobs,
             mount_from=tuple(dict.fromkeys(mount_from)),
+            open_blob=services.open_blob,
             progress=progress.report,
             cancel=services.cancel,
         )

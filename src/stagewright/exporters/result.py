@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ParamSpec
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, ParamSpec
 
 from stagewright.config import Config
 from stagewright.content.blobs import BlobStore
@@ -18,7 +18,9 @@ from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.store import SnapshotStore
 
 if TYPE_CHECKING:
+    from stagewright.content.remote import RemoteBlobs
     from stagewright.registry.client import RegistryClient
+    from stagewright.snapshots.compress import LayerBlob
 
 P = ParamSpec("P")
 
@@ -31,6 +33,7 @@ class ExportResult:
     `config` is the image's config, whose diff IDs and missing times the exporter fills in. `epoch` is
     SOURCE_DATE_EPOCH in seconds. `annotations` are those of `--annotation`, keys with their `manifest:` and the like.
     `bases` are the names of images that some layers came from, in repositories that a registry can mount blobs from.
+    `cache` makes the cache that goes into the image's config of the blobs of the layers.
     """
 
     platform: Platform
@@ -40,13 +43,15 @@ class ExportResult:
     epoch: int | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     bases: tuple[str, ...] = ()
+    cache: Callable[[Sequence[LayerBlob]], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What exporters work with. `client` makes the registry client when the network is first needed.
 
-    `env` is the process's environment. `cancel` ends exports when it is set.
+    `env` is the process's environment. `cancel` ends exports when it is set. `remote` knows where layers are that came
+    with an imported cache and are not in `blobs`.
     """
 
     snapshots: SnapshotStore
@@ -57,6 +62,13 @@ class Services:
     env: Mapping[str, str]
     client: Callable[[], RegistryClient]
     cancel: threading.Event
+    remote: RemoteBlobs | None = None
+
+    def open_blob(self, blob: Descriptor) -> BinaryIO:
+        """A blob, fetched from an imported cache where it is not in the store. Raises NotFoundError."""
+        if self.remote is not None and not self.blobs.has(blob.digest) and self.remote.has(blob.digest):
+            self.remote.fetch(blob, cancel=self.cancel)
+        return self.blobs.open(blob.digest)
 
     def check_canceled(self) -> None:
         """Raise CanceledError once the build is canceled."""

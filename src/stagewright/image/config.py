@@ -17,6 +17,8 @@ from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
 
 MAX_CONFIG_SIZE = 8 << 20
+# The key under which BuildKit keeps the cache that comes with an image.
+INLINE_CACHE = "moby.buildkit.cache.v0"
 
 _TIME = pattern(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -153,7 +155,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """A whole image config. `created` is an RFC 3339 time; `diff_ids` are the digests of the layers' plain tars."""
+    """A whole image config. `created` is an RFC 3339 time; `diff_ids` are the digests of the layers' plain tars.
+
+    `cache` is the build cache that comes with the image, in the form of BuildKit's inline cache.
+    """
 
     platform: Platform
     config: ContainerConfig = field(default_factory=ContainerConfig)
@@ -161,10 +166,11 @@ class ImageConfig:
     author: str = ""
     diff_ids: tuple[str, ...] = ()
     history: tuple[History, ...] = ()
+    cache: bytes = b""
 
     @staticmethod
     def from_bytes(data: bytes) -> ImageConfig:
-        """Read the document. Null stands for absent; unknown keys are dropped.
+        """Read the document. Null stands for absent; unknown keys are dropped, and so is a cache.
 
         Raises IntegrityError for bad JSON, values of another type, bad diff IDs, and documents above 8 MiB.
         """
@@ -195,6 +201,10 @@ class ImageConfig:
         }
         if self.author:
             value["author"] = self.author
+        if self.cache:
+            import base64
+
+            value[INLINE_CACHE] = base64.b64encode(self.cache).decode()
         return dumps(dict(sorted(value.items())))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import CanceledError, IntegrityError
@@ -62,6 +63,7 @@ def push_image(
     store: BlobStore,
     *,
     mount_from: Sequence[str] = (),
+    open_blob: Callable[[Descriptor], BinaryIO] | None = None,
     progress: BlobProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> None:
@@ -69,7 +71,8 @@ def push_image(
 
     Blobs go first, several at once; then manifests, each after those that it names; then the tag of `ref`. A blob may
     be missing in the store where the registry has it or can mount it from `mount_from` (paths of repositories of the
-    same registry). Raises NotFoundError for one that is nowhere, and as RegistryClient.
+    same registry), or where `open_blob` gets it from elsewhere. Raises NotFoundError for one that is nowhere, and as
+    RegistryClient.
     """
     manifests: dict[str, tuple[Descriptor, bytes]] = {}
     blobs: dict[str, Descriptor] = {}
@@ -77,7 +80,8 @@ def push_image(
 
     def push(blob: Descriptor, stop: threading.Event) -> None:
         report = _blob_progress(blob, progress, stop)
-        client.push_blob(ref, blob, lambda: store.open(blob.digest), mount_from, report, cancel)
+        opened = partial(open_blob, blob) if open_blob is not None else partial(store.open, blob.digest)
+        client.push_blob(ref, blob, opened, mount_from, report, cancel)
         report(blob.size, blob.size)
 
     _run_parallel(blobs.values(), push)

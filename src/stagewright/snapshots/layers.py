@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
+from stagewright.content.remote import RemoteBlobs
 from stagewright.image import mediatypes
+from stagewright.image.descriptor import Descriptor
 from stagewright.snapshots.compress import Compression, LayerBlob
 from stagewright.snapshots.store import SnapshotStore
 
@@ -16,12 +18,18 @@ _PULLED = ""
 
 
 class LayerBlobs:
-    """The table `layer_blobs`. A known blob is never made again; two threads that want one make it once."""
+    """The table `layer_blobs`. A known blob is never made again; two threads that want one make it once.
 
-    def __init__(self, snapshots: SnapshotStore, blobs: BlobStore, db: Database) -> None:
+    Blobs that are not in the store may be in `remote`.
+    """
+
+    def __init__(
+        self, snapshots: SnapshotStore, blobs: BlobStore, db: Database, remote: RemoteBlobs | None = None
+    ) -> None:
         self._snapshots = snapshots
         self._blobs = blobs
         self._db = db
+        self._remote = remote
         self._lock = threading.Lock()
         self._making: dict[tuple[str, str], threading.Lock] = {}
 
@@ -40,16 +48,20 @@ class LayerBlobs:
         *,
         force: bool = False,
         epoch: int | None = None,
+        fetch: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> LayerBlob:
         """The blob of a snapshot's own layer, in the blob store; packed if it must be.
 
         A blob as it was pulled is taken whatever its compression, unless `force` asks for this one: then it is
-        compressed anew, with its diff ID kept. `epoch` is for layers that are packed here (Unix seconds).
+        compressed anew, with its diff ID kept. `epoch` is for layers that are packed here (Unix seconds). Without
+        `fetch` a blob that can be fetched may be left where it is.
         """
         folder = self._snapshots.dir(snapshot)
-        pulled = self._present(folder, _PULLED)
-        if pulled is not None and not (force and _differs(pulled, compression)):
+        pulled = self._known(folder, _PULLED)
+        converts = force and pulled is not None and _differs(pulled, compression)
+        pulled = self._present(folder, _PULLED, fetch or converts)
+        if pulled is not None and not converts:
             return pulled
         variant = str(compression)
         if pulled is None and epoch is not None:
@@ -57,7 +69,7 @@ class LayerBlobs:
         with self._lock:
             making = self._making.setdefault((folder, variant), threading.Lock())
         with making:
-            blob = self._present(folder, variant)
+            blob = self._present(folder, variant, fetch)
             if blob is None:
                 from stagewright.snapshots.pack import convert, pack
 
@@ -74,9 +86,39 @@ class LayerBlobs:
         """The digests of all blobs that some snapshot is known as."""
         return {digest for (digest,) in self._db.query("SELECT digest FROM layer_blobs")}
 
-    def _present(self, folder: str, variant: str) -> LayerBlob | None:
+    def learn(self, snapshot: int, variant: str, blob: LayerBlob) -> None:
+        """Note a blob of a snapshot's own layer that another machine packed, unless one of the variant is known."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO layer_blobs (dir, variant, media_type, digest, size, diff_id)"
+            " SELECT dir, ?, ?, ?, ?, ? FROM snapshots WHERE id = ?",
+            (variant, blob.media_type, blob.digest, blob.size, blob.diff_id, snapshot),
+        )
+
+    def known(self, folder: str) -> list[LayerBlob]:
+        """All blobs that a folder is known as, the one that was pulled first."""
+        rows = self._db.query(
+            "SELECT media_type, digest, size, diff_id FROM layer_blobs WHERE dir = ? ORDER BY variant", (folder,)
+        )
+        return [LayerBlob(*row) for row in rows]
+
+    def variant(self, snapshot: int, blob: LayerBlob) -> str:
+        """How a known blob of a snapshot was packed."""
+        rows = self._db.query(
+            "SELECT variant FROM layer_blobs WHERE dir = ? AND digest = ? ORDER BY variant",
+            (self._snapshots.dir(snapshot), blob.digest),
+        )
+        return str(rows[0][0])
+
+    def _present(self, folder: str, variant: str, fetch: bool) -> LayerBlob | None:
+        """A known blob that is in the store, or has come there now; without `fetch` also one that could come."""
         blob = self._known(folder, variant)
-        return blob if blob is not None and self._blobs.has(blob.digest) else None
+        if blob is None or self._blobs.has(blob.digest):
+            return blob
+        if self._remote is None or not self._remote.has(blob.digest):
+            return None
+        if fetch:
+            self._remote.fetch(Descriptor(blob.media_type, blob.digest, blob.size))
+        return blob
 
     def _known(self, folder: str, variant: str) -> LayerBlob | None:
         rows = self._db.query(

@@ -1,6 +1,7 @@
 """The snapshots of a state directory: folders of layer changes, their parent chains, and drafts of new ones.
 
-`<root>/<dir>` holds what one layer changes, in overlay format; `<root>/drafts/<name>` belongs to a running process, as
+`<root>/<dir>` holds what one layer changes, in overlay format (a row of `lazy_layers` says that it is yet to come);
+`<root>/drafts/<name>` belongs to a running process, as
 the lock on it tells; `<root>/trash` is on its way out. A folder is renamed into place, or out of it, in the same
 transaction that writes its row, so a process that dies leaves at most a draft or a folder that no row names.
 """
@@ -58,7 +59,7 @@ class SnapshotStore:
 
     A snapshot is immutable and is only ever a lower directory. `None` stands for the empty one (scratch).
     `snapshotter` is how layers are merged: a name of `selection.NAMES`. `on_worse` is called where it has to be another
-    way than the best one.
+    way than the best one, `fill` with a snapshot of which some folders are yet to come, to have them there.
     Methods raise NotFoundError for an id that does not exist and StoreError where the disk refuses.
     """
 
@@ -78,6 +79,7 @@ class SnapshotStore:
         self._settled: set[str] = set()
         self._owners_checked = False
         self.on_worse: Callable[[Choice], None] = lambda choice: None
+        self.fill: Callable[[int], None] = _nobody_fills
         with self._disk():
             make_private(self._root)
             for path in (self._trash, *self._empty):
@@ -97,15 +99,14 @@ class SnapshotStore:
         known = self._lowers.get(snapshot)
         if known is None:
             rows = self._db.query(
-                "WITH RECURSIVE chain(id, parent, dir, depth) AS ("
-                " SELECT id, parent, dir, 0 FROM snapshots WHERE id = ?"
-                " UNION ALL SELECT s.id, s.parent, s.dir, depth + 1 FROM snapshots s JOIN chain ON s.id = chain.parent)"
-                " SELECT dir FROM chain ORDER BY depth",
+                f"{_CHAIN} SELECT dir, dir IN (SELECT dir FROM lazy_layers) FROM chain ORDER BY depth",  # noqa: S608
                 (snapshot,),
             )
             if not rows:
                 raise _missing(snapshot)
-            known = tuple(os.path.join(self._root, name) for (name,) in rows)
+            if any(is_lazy for _, is_lazy in rows):
+                self.fill(snapshot)
+            known = tuple(os.path.join(self._root, name) for name, _ in rows)
             self._lowers[snapshot] = known
         return known
 
@@ -156,6 +157,57 @@ class SnapshotStore:
                 self._snapshotter().committed(self.lowers(snapshot), draft.fs)
         self._end(draft)
         return snapshot
+
+    def commit_layer(self, draft: Draft, chain_id: str) -> int:
+        """Make the draft the snapshot of an image's layers, by their OCI chain ID; answers the first one of that ID.
+
+        Where that one's folder is yet to come, the draft becomes it.
+        """
+        rows = self._db.query(f"SELECT {_COLUMNS} FROM snapshots WHERE chain_id = ?", (chain_id,))  # noqa: S608
+        if not rows:
+            return self.set_chain(self.commit(draft), chain_id)
+        first = SnapshotRow(*rows[0])
+        self.fill_in(first, draft)
+        return first.id
+
+    def fill_in(self, row: SnapshotRow, draft: Draft) -> None:
+        """Give a snapshot the draft for its folder, unless the folder has come meanwhile; the draft is used up."""
+        from stagewright.snapshots.changes import strip_needless_opaque
+
+        lowers = self.lowers(draft.parent)
+        with self._disk(), self._db.transaction():
+            if self._db.query("SELECT 1 FROM lazy_layers WHERE dir = ?", (row.dir,)):
+                strip_needless_opaque(draft.fs, lowers)
+                self._place(draft.fs, os.path.join(self._root, row.dir))
+                self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (row.dir,))
+        self._end(draft)
+
+    def add_lazy(self, parent: int | None, chain_id: str, created: float | None) -> int:
+        """The snapshot of an image's layers, by their OCI chain ID: a new one without a folder where there is none.
+
+        `created` is when another machine made it (Unix seconds), None for now.
+        """
+        with self._db.transaction():
+            rows = self._db.query("SELECT id FROM snapshots WHERE chain_id = ?", (chain_id,))
+            if rows:
+                return int(rows[0][0])
+            now = time.time()
+            snapshot = self._db.execute(
+                "INSERT INTO snapshots (parent, dir, chain_id, created, last_used) VALUES (?, '', ?, ?, ?)",
+                (parent, chain_id, now if created is None else created, now),
+            )
+            self._db.execute("UPDATE snapshots SET dir = ? WHERE id = ?", (str(snapshot), snapshot))
+            self._db.execute("INSERT INTO lazy_layers (dir) VALUES (?)", (str(snapshot),))
+        return snapshot
+
+    def lazy_rows(self, snapshot: int) -> list[SnapshotRow]:
+        """Those of a snapshot's chain whose folders are yet to come, the bottom one first."""
+        rows = self._db.query(
+            f"{_CHAIN} SELECT {_COLUMNS} FROM chain WHERE dir IN (SELECT dir FROM lazy_layers)"  # noqa: S608
+            " ORDER BY depth DESC",
+            (snapshot,),
+        )
+        return [SnapshotRow(*row) for row in rows]
 
     def settle(self, draft: Draft) -> None:
         """Have all changes of a draft in its folder `fs`; it may not be mounted or lent any more, nor again."""
@@ -235,8 +287,10 @@ class SnapshotStore:
             )
 
     def by_chain(self, chain_id: str) -> int | None:
-        """The snapshot of an image's layers, by their OCI chain ID."""
-        rows = self._db.query("SELECT id FROM snapshots WHERE chain_id = ?", (chain_id,))
+        """The snapshot of an image's layers, by their OCI chain ID, if its files are here."""
+        rows = self._db.query(
+            "SELECT id FROM snapshots WHERE chain_id = ? AND dir NOT IN (SELECT dir FROM lazy_layers)", (chain_id,)
+        )
         return int(rows[0][0]) if rows else None
 
     def set_chain(self, snapshot: int, chain_id: str) -> int:
@@ -284,6 +338,8 @@ class SnapshotStore:
         row = self.row(snapshot)
         if row.size is not None:
             return row.size
+        if self._db.query("SELECT 1 FROM lazy_layers WHERE dir = ?", (row.dir,)):
+            return 0
         privilege.require()
         with self._disk():
             size = tree_size(os.path.join(self._root, row.dir))
@@ -311,6 +367,7 @@ class SnapshotStore:
             shared = bool(self._db.query("SELECT 1 FROM snapshots WHERE dir = ? LIMIT 1", (name,)))
             if not shared:
                 self._db.execute("DELETE FROM layer_blobs WHERE dir = ?", (name,))
+                self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (name,))
                 self._db.execute("DELETE FROM secret_searches WHERE dir = ?", (name,))
         self._lowers.pop(snapshot, None)
         if shared:
@@ -418,6 +475,15 @@ class SnapshotStore:
 
 
 _COLUMNS = "id, parent, dir, size, chain_id, created, last_used"
+_CHAIN = (
+    f"WITH RECURSIVE chain({_COLUMNS}, depth) AS (SELECT {_COLUMNS}, 0 FROM snapshots WHERE id = ? UNION ALL"  # noqa: S608
+    " SELECT s.id, s.parent, s.dir, s.size, s.chain_id, s.created, s.last_used, depth + 1"
+    " FROM snapshots s JOIN chain ON s.id = chain.parent)"
+)
+
+
+def _nobody_fills(snapshot: int) -> None:
+    raise NotFoundError(f"files of snapshot {snapshot} were never fetched from the cache that they are in")
 
 
 def _missing(snapshot: int) -> NotFoundError:

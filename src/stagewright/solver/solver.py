@@ -62,6 +62,22 @@ class _Node:
         return [node.canonical or "" for node in self.inputs]
 
 
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A vertex with its keys (see cache/keys.py), the digests of what it read of its inputs, and its result, if any.
+
+    `definition` is None for what reads a build context. `is_exact` is as in `Result`.
+    """
+
+    vertex: Vertex
+    definition: str | None
+    canonical: str
+    contents: Mapping[int, str]
+    has_result: bool
+    snapshot: int | None
+    is_exact: bool
+
+
 class Solver:
     """Solves graphs. `cancel` stops the build when set, by the caller or by the first failure.
 
@@ -112,6 +128,23 @@ class Solver:
         """The vertices of the solved graph that have a snapshot for their result, inputs before their users."""
         results = [(node.vertex, node.result or node.cached) for node in self._nodes.values()]
         return [(vertex, found.snapshot) for vertex, found in results if found and found.snapshot is not None]
+
+    def solved(self) -> list[Solved]:
+        """What became of the vertices of the solved graph, inputs before their users."""
+        found = []
+        for node in self._nodes.values():
+            result = node.result or node.cached
+            done = Solved(
+                node.vertex,
+                node.definition,
+                node.canonical or "",
+                node.contents,
+                has_result=result is not None,
+                snapshot=None if result is None else result.snapshot,
+                is_exact=node.result is None or node.result.exact,
+            )
+            found.append(done)
+        return found
 
     def _build_nodes(self, targets: Sequence[Vertex]) -> dict[str, _Node]:
         nodes: dict[str, _Node] = {}
@@ -271,7 +304,8 @@ class Solver:
             return False
         if found.result is None:
             # The work was done once and its result is gone: what was built on it may still be there.
-            if not node.content_inputs:
+            # By its definition alone it would be named after files that may come out otherwise when it is made again.
+            if not node.content_inputs or key != node.definition:
                 node.canonical = found.canonical
                 self._key_found(node)
                 return True

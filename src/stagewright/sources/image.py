@@ -251,7 +251,7 @@ class ImageSource:
         except BaseException:
             self._snapshots.discard(draft)
             raise
-        snapshot = self._snapshots.set_chain(self._snapshots.commit(draft), chain)
+        snapshot = self._snapshots.commit_layer(draft, chain)
         self._layers.record_pulled(snapshot, LayerBlob(layer.media_type, layer.digest, layer.size, diff_id))
         return snapshot
 

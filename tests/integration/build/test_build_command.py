@@ -102,8 +102,6 @@ def test_an_iid_file_of_before_does_not_outlive_a_failed_build(bench: Workbench)
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (("--cache-to=type=inline",), "--cache-to"),
-        (("--cache-from", "x"), "--cache-from"),
         (("--squash",), "--squash"),
         (("--call=subrequests.describe",), "--call"),
         (("--attest=type=sbom",), "--attest"),

@@ -36,6 +36,13 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Cache:
+    type: str
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BuildResult:
     digest: str | None = "sha256:" + "d" * 64
     config_digest: str | None = "sha256:" + "c" * 64
@@ -78,7 +85,7 @@ class FakeLibrary(ModuleType):
         super().__init__("stagewright.api")
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.answers: dict[str, Any] = {"build": BuildResult()}
-        for kind in (SecretSource, SshSource, StepLimits, Output, BuildResult, ImageInfo, UsageRow, PruneReport):
+        for kind in (SecretSource, SshSource, StepLimits, Output, Cache, BuildResult, ImageInfo, UsageRow, PruneReport):
             setattr(self, kind.__name__, kind)
         self.Store = lambda **where: FakeStore(self, where)
 

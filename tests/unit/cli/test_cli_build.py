@@ -39,6 +39,21 @@ def test_defaults(library: FakeLibrary) -> None:
     assert request["outputs"] is None
 
 
+def test_caches(library: FakeLibrary) -> None:
+    request = asked(
+        library,
+        *("--cache-from", "app:cache", "--cache-from=type=local,src=in", "--cache-from", ""),
+        *("--cache-to", "type=local,dest=out,mode=max,mount=a,mount=b"),
+    )
+    assert [(cache.type, cache.attrs, cache.mounts) for cache in request["cache_from"]] == [
+        ("registry", {"ref": "app:cache"}, ()),
+        ("local", {"src": "in"}, ()),
+    ]
+    assert [(cache.type, cache.attrs, cache.mounts) for cache in request["cache_to"]] == [
+        ("local", {"dest": "out", "mode": "max"}, ("a", "b")),
+    ]
+
+
 @pytest.mark.parametrize("mode", ["fail", "warn", "off"])
 def test_secret_leak(library: FakeLibrary, mode: str) -> None:
     assert asked(library, f"--secret-leak={mode}")["secret_leak"] == mode
@@ -191,7 +206,8 @@ def test_host_ca(library: FakeLibrary, flag: str, value: str | bool) -> None:
         (("--platform", "linux/amd64,linux/arm64", "."), "several platforms is not supported yet"),
         (("--provenance=true", "."), "the flag --provenance=true is not supported yet"),
         (("--sbom=mode=max", "."), "the flag --sbom=mode=max is not supported yet"),
-        (("--cache-to", "type=inline", "."), "the flag --cache-to is not supported yet"),
+        (("--cache-to", "dest=out", "."), "--cache-to: no type is given"),
+        (("--cache-from", "type=local,src", "."), "--cache-from: 'src' is no key=value pair"),
         (("--iidfile", "f", "-o", "out", "."), "--iidfile needs an image, but output type=local makes none"),
         (("-f", "-", "-"), "standard input cannot be both the build context and the Dockerfile"),
         (("--no-cache", "--no-cache-filter", "a", "."), "exclude each other"),

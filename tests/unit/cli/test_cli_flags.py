@@ -85,7 +85,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "-t, --tag NAME[:TAG]" in text
     assert "--pull  " in text
     assert "--host-ca[=FILE]" in text
-    assert "cache-to" not in text
+    assert "squash" not in text
 
 
 @given(st.lists(st.text(st.sampled_from("-=tqfo.x:"), max_size=6), max_size=6))

@@ -90,6 +90,7 @@ FAKE_BUILD = """
 import os, signal, sys, types
 import stagewright
 api = types.ModuleType("stagewright.api")
+class Cache: pass
 class Output: pass
 class SecretSource: pass
 class SshSource: pass
@@ -98,7 +99,7 @@ class Result:
 def build(on_event, cancel, **request):
     {body}
     return Result()
-api.build, api.Output, api.SecretSource, api.SshSource = build, Output, SecretSource, SshSource
+api.build, api.Cache, api.Output, api.SecretSource, api.SshSource = build, Cache, Output, SecretSource, SshSource
 sys.modules["stagewright.api"] = stagewright.api = api
 from stagewright.cli.main import main
 status = main(["build", {flags} "."])

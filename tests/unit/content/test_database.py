@@ -53,7 +53,8 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> None
     path = tmp_path / "metadata.db"
     Database(path).execute("INSERT INTO cache_keys (key, canonical) VALUES ('a', 'b')")
     connection = sqlite3.connect(path)
-    connection.execute("DROP TABLE secret_searches")
+    for table in ("secret_searches", "lazy_layers"):
+        connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version=1")
     connection.close()
     database = Database(path)

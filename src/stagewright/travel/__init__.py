@@ -1,0 +1,1 @@
+"""Caches that travel: what a build knows and made, exported for other machines and imported from them."""

@@ -1,0 +1,221 @@
+"""The caches of one build: what it imports and exports, set up from its options."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO
+
+from stagewright.content.remote import RemoteBlobs
+from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
+from stagewright.exporters.manifest import layer_type
+from stagewright.image.descriptor import Descriptor
+from stagewright.image.platform import Platform
+from stagewright.options import BuildOptions
+from stagewright.progress.reporter import Emitter, Reporter
+from stagewright.records import dataclass, replace
+from stagewright.registry.reference import Reference
+from stagewright.snapshots.compress import LayerBlob
+from stagewright.snapshots.layers import LayerBlobs
+from stagewright.snapshots.lazy import KnownLayer, LazyLayers
+from stagewright.snapshots.searches import SecretSearches
+from stagewright.solver.solver import Solved
+from stagewright.state import State
+from stagewright.travel.exporting import make_record
+from stagewright.travel.importing import ImportingKeys, Imports
+from stagewright.travel.oci import Form, LocalStore, RegistryStore
+from stagewright.travel.options import (
+    ExportSpec,
+    InlinePlace,
+    LocalPlace,
+    Place,
+    RegistryPlace,
+    parse_export,
+    parse_import,
+)
+from stagewright.travel.place import CacheStore
+from stagewright.travel.record import CacheRecord
+
+if TYPE_CHECKING:
+    from stagewright.registry.client import RegistryClient
+
+_UNCOMPRESSED = "containerd.io/uncompressed"
+_PUTS_AT_ONCE = 4
+Vertex = Callable[[str], AbstractContextManager[Reporter]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build leaves for its caches: its vertices, the snapshots of the result's layers, SOURCE_DATE_EPOCH."""
+
+    solved: Sequence[Solved]
+    layers: Sequence[int]
+    epoch: int | None
+
+
+class BuildCaches:
+    """The caches of one build. Raises UsageError for options that are wrong.
+
+    `client` makes the registry client when it is first needed, `repositories` answers the names of images that may have
+    some of the layers. `vertex` opens a vertex of the progress.
+    """
+
+    def __init__(
+        self,
+        options: BuildOptions,
+        env: Mapping[str, str],
+        state: State,
+        client: Callable[[], RegistryClient],
+        platform: Platform,
+        remote: RemoteBlobs,
+        repositories: Callable[[], Sequence[str]],
+        vertex: Vertex,
+        emitter: Emitter,
+        cancel: threading.Event,
+    ) -> None:
+        self._places = [parse_import(cache, env) for cache in options.cache_from]
+        self._exports = [parse_export(cache, env) for cache in options.cache_to]
+        self._state = state
+        self._client = client
+        self._platform = platform
+        self._remote = remote
+        self._repositories = repositories
+        self._vertex = vertex
+        self._emitter = emitter
+        self._cancel = cancel
+        self._layers = LayerBlobs(state.snapshots, state.blobs, state.db, remote)
+
+    @cached_property
+    def _imports(self) -> Imports:
+        stores = {str(place): self._store(place, None) for place in self._places}
+        return Imports(stores, self._remote, self._vertex, self._cancel)
+
+    def keys(self, lazy: LazyLayers) -> ImportingKeys:
+        """The store's keys and those of the imported caches."""
+        return ImportingKeys(self._state.db, self._imports, lazy)
+
+    @property
+    def mounts_from(self) -> tuple[str, ...]:
+        """The names of images in registries that imported layers are in."""
+        return tuple(str(place.ref) for place in self._places if isinstance(place, RegistryPlace))
+
+    def inline(self, built: Built) -> Callable[[Sequence[LayerBlob]], bytes] | None:
+        """What makes the cache in an image's config of the blobs of its layers; None where none is asked for."""
+        if not any(isinstance(spec.place, InlinePlace) for spec in self._exports):
+            return None
+
+        def make(blobs: Sequence[LayerBlob]) -> bytes:
+            known = dict(zip(built.layers, blobs, strict=True))
+            return self._record(built, False, known.__getitem__).to_bytes()
+
+        return make
+
+    def export(self, built: Built) -> None:
+        """Export all but what is in an image. Raises StagewrightError where that fails and was not to be ignored."""
+        for spec in self._exports:
+            if isinstance(spec.place, InlinePlace):
+                continue
+            with self._vertex(f"exporting cache to {spec.place}") as reporter:
+                try:
+                    self._export(spec, built, reporter)
+                except (CanceledError, PrivilegeNeededError):
+                    raise
+                except StagewrightError as error:
+                    if not spec.ignores_errors:
+                        error.put_before(f"the cache could not be exported to {spec.place}")
+                        error.hint = error.hint or "what else was asked for is made; ignore-error=true only warns"
+                        raise
+                    detail = (error.hint,) if error.hint else ()
+                    reporter.warn(f"the cache is not exported to {spec.place}: {error.message}", detail=detail)
+
+    def _export(self, spec: ExportSpec, built: Built, reporter: Reporter) -> None:
+        def blob_of(snapshot: int) -> LayerBlob:
+            if self._cancel.is_set():
+                raise CanceledError
+            blob = self._layers.obtain(
+                snapshot, spec.compression, force=spec.force_compression, epoch=built.epoch, fetch=False
+            )
+            return replace(blob, media_type=layer_type(blob, oci=spec.oci_mediatypes))
+
+        with reporter.status("preparing build cache for export"):
+            record = self._record(built, spec.is_max, blob_of)
+        store = self._store(spec.place, spec)
+        descriptors = _descriptors(record)
+        self._put(store, descriptors, reporter)
+        with reporter.status("writing cache manifest"):
+            store.publish(record, descriptors, self._cancel)
+
+    def _record(self, built: Built, is_max: bool, blob_of: Callable[[int], LayerBlob]) -> CacheRecord:
+        rows = {row.id: row for row in self._state.snapshots.rows()}
+        searches = SecretSearches(self._state.db)
+        final = set(built.layers)
+        leaky: dict[int, bool] = {}
+
+        def chain_of(snapshot: int | None) -> list[int]:
+            chain = []
+            while snapshot is not None:
+                chain.append(snapshot)
+                snapshot = rows[snapshot].parent
+            return chain[::-1]
+
+        def leaks(snapshot: int) -> bool:
+            if snapshot not in leaky:
+                known = searches.of(rows[snapshot].dir).values()
+                leaky[snapshot] = any(searched.mark is None or searched.places for searched in known)
+            return leaky[snapshot]
+
+        def keeps(chain: Sequence[int]) -> bool:
+            return (is_max or final.issuperset(chain)) and not any(map(leaks, chain))
+
+        def layer_of(snapshot: int) -> KnownLayer:
+            blob = blob_of(snapshot)
+            variant = self._layers.variant(snapshot, blob)
+            # The history of an image tells when the layers of its base were made.
+            created = rows[snapshot].created if variant and built.epoch is None else None
+            return KnownLayer(blob, variant, created)
+
+        return make_record(built.solved, chain_of, layer_of, keeps, self._emitter.masked)
+
+    def _put(self, store: CacheStore, blobs: Sequence[Descriptor], reporter: Reporter) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        def put(blob: Descriptor) -> None:
+            with reporter.status(f"writing layer {blob.digest}", blob.size) as row:
+                store.put(blob, lambda: self._open(blob), self._cancel)
+                row.update(blob.size)
+
+        with ThreadPoolExecutor(_PUTS_AT_ONCE, "cache-export") as pool:
+            for done in [pool.submit(put, blob) for blob in blobs]:
+                done.result()
+        if self._cancel.is_set():
+            raise CanceledError
+
+    def _open(self, blob: Descriptor) -> BinaryIO:
+        self._remote.fetch(blob, cancel=self._cancel)
+        return self._state.blobs.open(blob.digest)
+
+    def _store(self, place: Place, spec: ExportSpec | None) -> CacheStore:
+        form = Form(as_image=spec is None or spec.as_image, oci_mediatypes=spec is None or spec.oci_mediatypes)
+        blobs = self._state.blobs
+        if isinstance(place, RegistryPlace):
+            domain = place.ref.domain
+
+            def mount_from() -> list[str]:
+                names = map(Reference.parse, (*self.mounts_from, *self._repositories()))
+                return list(dict.fromkeys(name.path for name in names if name.domain == domain))
+
+            return RegistryStore(self._client, place.ref, blobs, self._platform, form, mount_from)
+        assert isinstance(place, LocalPlace)
+        return LocalStore(place, blobs, self._platform, form)
+
+
+def _descriptors(record: CacheRecord) -> list[Descriptor]:
+    """The blobs of a record, each once, as BuildKit describes layers."""
+    blobs = dict.fromkeys(layer.known.blob for layer in record.layers)
+    found = {
+        blob.digest: Descriptor(blob.media_type, blob.digest, blob.size, annotations={_UNCOMPRESSED: blob.diff_id})
+        for blob in blobs
+    }
+    return list(found.values())

@@ -1,0 +1,226 @@
+"""Caches that travel: exported by one state directory, imported into an empty one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Build, Stagewright, StandinImages, runner
+from workbench import Workbench
+
+APP = """
+    FROM busybox AS tools
+    RUN echo tool > /tool && date +%N > /made
+    FROM busybox
+    WORKDIR /app
+    COPY requirements.txt .
+    RUN echo installing && cp requirements.txt installed && date +%N > /when
+    COPY --from=tools /tool /tool
+    COPY app.py .
+    RUN echo compiling && cp app.py compiled
+"""
+
+
+@pytest.fixture
+def other(bench: Workbench, standin_images: StandinImages, tmp_path: Path) -> Iterator[Workbench]:
+    """The same context on another machine: a state directory that is empty."""
+    for machine in runner(tmp_path / "other", standin_images.config):
+        yield Workbench(machine, bench.context)
+
+
+def app(bench: Workbench) -> Workbench:
+    bench.dockerfile(APP)
+    bench.write("requirements.txt", "a==1\n")
+    bench.write("app.py", "print(1)\n")
+    return bench
+
+
+def warnings(build: Build) -> str:
+    """What a build has warned of."""
+    lines = [json.loads(line) for line in build.stderr.splitlines() if line.startswith("{")]
+    return "\n".join(
+        base64.b64decode(warning["short"]).decode() for line in lines for warning in line.get("warnings") or ()
+    )
+
+
+def snapshots_on_disk(stagewright: Stagewright) -> int:
+    return sum(name.name.isdecimal() for name in (stagewright.root / "snapshots").iterdir())
+
+
+def layer_bytes(stagewright: Stagewright, manifest_of: Path) -> int:
+    """How many bytes of the layers of the cache in a folder are in the store."""
+    index = json.loads((manifest_of / "index.json").read_text())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    manifest = json.loads((manifest_of / "blobs" / "sha256" / digest).read_text())
+    blobs = stagewright.root / "content" / "blobs" / "sha256"
+    layers = [layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]]
+    return sum((blobs / layer).stat().st_size for layer in layers if (blobs / layer).exists())
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_an_empty_machine_finds_all_in_a_local_cache(bench: Workbench, other: Workbench, mode: str) -> None:
+    cache = bench.scratch / "cache"
+    app(bench).build("--cache-to", f"type=local,dest={cache},mode={mode}")
+    build = other.build("--cache-from", f"type=local,src={cache}")
+    assert build.ran == []
+    assert snapshots_on_disk(other.stagewright) == 0
+    assert layer_bytes(other.stagewright, cache) == 0
+
+
+def test_a_missed_step_fetches_what_it_stands_on(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    when = app(bench).files("--cache-to", f"type=local,dest={cache}").text("/when")
+    bench.write("app.py", "print(2)\n")
+    build = other.build("--cache-from", f"type=local,src={cache}")
+    assert [name.split("]")[1] for name in build.ran] == [" COPY app.py .", " RUN echo compiling && cp app.py compiled"]
+    files = other.files("--cache-from", f"type=local,src={cache}")
+    assert files.text("/when") == when
+    assert files.text("/app/compiled") == "print(2)\n"
+
+
+def test_the_image_is_the_same_one(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    first, second = bench.scratch / "1.tar", bench.scratch / "2.tar"
+    app(bench).build("-o", f"type=oci,dest={first}", "--cache-to", f"type=local,dest={cache}")
+    build = other.build("-o", f"type=oci,dest={second}", "--cache-from", f"type=local,src={cache}")
+    assert build.ran == []
+    assert snapshots_on_disk(other.stagewright) == 0
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_cache_is_the_same_bytes_each_time(bench: Workbench, other: Workbench) -> None:
+    one, two, three = (bench.scratch / name for name in ("one", "two", "three"))
+    app(bench).build("--cache-to", f"type=local,dest={one},mode=max", "--cache-to", f"type=local,dest={two},mode=max")
+    other.build("--cache-from", f"type=local,src={one}", "--cache-to", f"type=local,dest={three},mode=max")
+    indexes = [(folder / "index.json").read_bytes() for folder in (one, two, three)]
+    assert indexes[0] == indexes[1] == indexes[2]
+    assert snapshots_on_disk(other.stagewright) == 0
+
+
+@pytest.mark.parametrize("form", ["", ",image-manifest=false", ",oci-mediatypes=false", ",compression=zstd"])
+def test_a_cache_in_a_registry(bench: Workbench, other: Workbench, registry: str, form: str) -> None:
+    place = f"type=registry,ref={registry}/cache{len(form)}:main"
+    app(bench).build("--cache-to", f"{place},mode=max{form}")
+    build = other.build("--cache-from", place)
+    assert build.ran == []
+    assert snapshots_on_disk(other.stagewright) == 0
+    bench.write("app.py", "print(2)\n")
+    files = other.files("--cache-from", place)
+    assert files.text("/app/compiled") == "print(2)\n"
+    assert files.text("/tool") == "tool\n"
+
+
+def test_a_push_to_where_the_cache_is_fetches_no_layer(bench: Workbench, other: Workbench, registry: str) -> None:
+    ref = f"{registry}/pushed/app"
+    app(bench).build("--cache-to", f"type=registry,ref={ref}-cache")
+    build = other.build("-t", f"{ref}:1", "--push", "--cache-from", f"type=registry,ref={ref}-cache")
+    assert build.ran == []
+    assert snapshots_on_disk(other.stagewright) == 0
+    stored = other.stagewright.run("inspect", f"{ref}:1").stdout
+    layers = json.loads(stored)[0]["layers"]
+    blobs = other.stagewright.root / "content" / "blobs" / "sha256"
+    assert layers
+    assert [layer["digest"] for layer in layers if (blobs / layer["digest"][7:]).exists()] == []
+    bench.stagewright.run("pull", f"{ref}:1")
+
+
+def test_a_cache_in_the_image(bench: Workbench, other: Workbench, registry: str) -> None:
+    ref = f"{registry}/inline/app:1"
+    app(bench).build("-t", ref, "--push", "--cache-to", "type=inline")
+    build = other.build("--cache-from", ref)
+    assert build.ran == []
+    assert snapshots_on_disk(other.stagewright) == 0
+    bench.write("app.py", "print(2)\n")
+    assert len(other.build("--cache-from", ref).ran) == 2
+
+
+def test_several_caches_are_merged_and_a_missing_one_is_a_warning(
+    bench: Workbench, other: Workbench, registry: str
+) -> None:
+    bench.dockerfile(
+        "FROM busybox AS one\nRUN echo 1 > /1\nFROM busybox AS two\nRUN echo 2 > /2\n"
+        "FROM busybox\nCOPY --from=one /1 /\nCOPY --from=two /2 /\n"
+    )
+    places = [f"type=local,{{}}={bench.scratch / stage}" for stage in ("one", "two")]
+    for stage, place in zip(("one", "two"), places, strict=True):
+        bench.build("--target", stage, "--cache-to", place.format("dest"))
+    sources = [word for place in places for word in ("--cache-from", place.format("src"))]
+    build = other.build("--cache-from", f"{registry}/no/such:cache", *sources)
+    assert [name.split("]")[1] for name in build.ran] == [" COPY --from=one /1 /", " COPY --from=two /2 /"]
+    assert f"the cache {registry}/no/such:cache is not used" in warnings(build)
+
+
+def test_a_layer_that_is_lost_or_damaged_is_built_again(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    app(bench).build("--cache-to", f"type=local,dest={cache}")
+    for blob in (cache / "blobs" / "sha256").iterdir():
+        if blob.stat().st_size > 5000:
+            blob.write_bytes(bytes(blob.stat().st_size))
+    bench.write("app.py", "print(2)\n")
+    build = other.build("--cache-from", f"type=local,src={cache}")
+    assert "begins anew without imported caches" in warnings(build)
+    shutil.rmtree(cache)
+    assert other.build().ran == []
+    assert other.files().text("/app/compiled") == "print(2)\n"
+
+
+def test_what_was_imported_and_never_fetched_is_no_result_for_a_later_build(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    app(bench).build("--cache-to", f"type=local,dest={cache}")
+    other.build("--cache-from", f"type=local,src={cache}")
+    other.stagewright.run("du")
+    build = other.build()
+    assert len(build.ran) == 8
+    other.stagewright.run("prune", "--all", "--force")
+    assert snapshots_on_disk(other.stagewright) == 0
+
+
+def test_an_export_that_fails(bench: Workbench) -> None:
+    app(bench)
+    archive = bench.scratch / "app.tar"
+    nowhere = "type=registry,ref=127.0.0.1:9/no/cache"
+    output = bench.fail("-o", f"type=oci,dest={archive}", "--cache-to", nowhere)
+    assert "the cache could not be exported to 127.0.0.1:9/no/cache" in output
+    assert archive.exists()
+    build = bench.build("--cache-to", f"{nowhere},ignore-error=true")
+    assert "the cache is not exported to 127.0.0.1:9/no/cache" in warnings(build)
+
+
+def test_a_run_without_the_cache_is_exported_under_names_that_others_know(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    app(bench).build("--no-cache", "--cache-to", f"type=local,dest={cache},mode=max")
+    assert b'"n:' not in b"".join(
+        blob.read_bytes() for blob in (cache / "blobs" / "sha256").iterdir() if blob.stat().st_size < 20000
+    )
+    assert other.build("--cache-from", f"type=local,src={cache}").ran == []
+
+
+def test_no_result_that_holds_a_secret_is_exported(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    secret = bench.scratch / "token"
+    secret.write_text("hunter2-hunter2")
+    bench.dockerfile(
+        "FROM busybox\nRUN echo clean > /clean\n"
+        "RUN --mount=type=secret,id=token cp /run/secrets/token /leak\nRUN echo after > /after\n"
+    )
+    flags = ("--secret", f"id=token,src={secret}")
+    bench.build(*flags, "--secret-leak=warn", "--cache-to", f"type=local,dest={cache},mode=max")
+    for blob in (cache / "blobs" / "sha256").iterdir():
+        assert b"hunter2" not in blob.read_bytes()
+    build = other.build(*flags, "--secret-leak=warn", "--cache-from", f"type=local,src={cache}")
+    assert len(build.ran) == 2
+
+
+def test_imported_layers_are_searched_for_the_secrets_of_a_build(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    bench.dockerfile("FROM busybox\nCOPY settings /settings\n")
+    bench.write("settings", "password = hunter2-hunter2\n")
+    bench.build("--cache-to", f"type=local,dest={cache}")
+    secret = bench.scratch / "token"
+    secret.write_text("hunter2-hunter2")
+    output = other.fail("--cache-from", f"type=local,src={cache}", "--secret", f"id=token,src={secret}")
+    assert "secret token leaks" in output

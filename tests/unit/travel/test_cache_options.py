@@ -1,0 +1,102 @@
+"""`--cache-to` and `--cache-from`: what is taken, and one clear error for all else."""
+
+from __future__ import annotations
+
+import pytest
+
+from stagewright.cli.specs import parse_cache
+from stagewright.errors import UsageError
+from stagewright.options import Cache
+from stagewright.snapshots.compress import Compression
+from stagewright.travel.options import InlinePlace, LocalPlace, RegistryPlace, parse_export, parse_import
+
+
+def to(text: str, **env: str) -> object:
+    return parse_export(parse_cache(text, "--cache-to"), env)
+
+
+def from_(text: str, **env: str) -> object:
+    return parse_import(parse_cache(text, "--cache-from"), env)
+
+
+def test_a_name_alone_is_an_image() -> None:
+    assert parse_cache("user/app:cache", "--cache-from") == Cache("registry", {"ref": "user/app:cache"})
+    assert str(from_("user/app")) == "user/app:latest"
+
+
+def test_all_options_of_an_export() -> None:
+    spec = parse_export(
+        parse_cache(
+            "type=registry,ref=r.io/c,mode=max,image-manifest=false,oci-mediatypes=false,compression=zstd,"
+            "compression-level=7,force-compression=true,ignore-error=true,mount=a,mount=b",
+            "--cache-to",
+        ),
+        {},
+    )
+    assert isinstance(spec.place, RegistryPlace)
+    assert spec.is_max and spec.force_compression and spec.ignores_errors and spec.used_mounts
+    assert not spec.as_image and not spec.oci_mediatypes
+    assert spec.compression == Compression("zstd", 7)
+    assert spec.mounts == ("a", "b")
+
+
+def test_defaults_are_buildkits() -> None:
+    spec = parse_export(Cache("local", {"dest": "out"}), {})
+    assert spec.place == LocalPlace("out", "latest")
+    assert (spec.is_max, spec.as_image, spec.oci_mediatypes, spec.ignores_errors) == (False, True, True, False)
+    assert spec.compression == Compression("gzip")
+    assert not spec.used_mounts
+    # Docker's media types know no image that is a cache.
+    assert not parse_export(Cache("local", {"dest": "out", "oci-mediatypes": "false"}), {}).as_image
+    assert parse_export(Cache("inline"), {}).place == InlinePlace()
+
+
+def test_places_of_imports() -> None:
+    digest = "sha256:" + "0" * 64
+    assert from_(f"type=local,src=in,tag=t,digest={digest}") == LocalPlace("in", "t", digest)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("type=tape", 'unknown type "tape"'),
+        ("type=registry", "needs ref="),
+        ("type=registry,ref=", "needs ref="),
+        ("type=registry,ref=user/UPPER", "must be lowercase"),
+        ("type=local", "needs dest="),
+        ("type=local,src=x", "needs dest="),
+        ("type=local,dest=x,mode=mid", 'mode="mid" is none of min, max'),
+        ("type=local,dest=x,compression=lzma", 'unsupported layer compression "lzma"'),
+        ("type=local,dest=x,compression-level=11", "compression level 11"),
+        ("type=local,dest=x,compression-level=high", 'compression-level="high" is not a number'),
+        ("type=local,dest=x,ignore-error=perhaps", 'ignore-error="perhaps" is neither true nor false'),
+        ("type=local,dest=x,image-manifest=true,oci-mediatypes=false", "image-manifest=true needs oci-mediatypes=true"),
+        ("type=local,dest=x,colour=red", 'unknown or unsupported option "colour"'),
+        ("type=local,dest=x,mounts=false,mount=a", "mounts=false and mount=ID exclude each other"),
+        ("type=inline,mode=max", "no place for mode=max"),
+        ("type=inline,mounts=true", "no place for cache mounts"),
+        ("type=inline,ref=x", 'unknown or unsupported option "ref"'),
+        ("dest=x", "no type is given"),
+        ("type=local,dest", "is no key=value pair"),
+    ],
+)
+def test_a_wrong_export(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=r"--cache-to|lowercase|compression") as caught:
+        to(text)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("type=inline", 'unknown type "inline"'),
+        ("type=local,dest=x", "needs src="),
+        ("type=local,src=x,digest=abc", 'digest="abc" is not a digest'),
+        ("type=registry,ref=x,mode=max", 'unknown or unsupported option "mode"'),
+        ("type=local,src=x,mount=a", "has no mount="),
+    ],
+)
+def test_a_wrong_import(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match="--cache-from") as caught:
+        from_(text)
+    assert said in caught.value.message
