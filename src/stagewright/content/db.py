@@ -102,6 +102,23 @@ CREATE TABLE lazy_layers (
     dir TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 """,
+    """
+-- snapshots/: files of the folder `dir` are hard links to files that were made in the folder `origin`.
+CREATE TABLE linked_files (
+    dir TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    PRIMARY KEY (dir, origin)
+) WITHOUT ROWID;
+-- snapshots/: what a copy from a build context has made last: the folder, the paths in it (each ends where a NUL is),
+-- and the digests of the files there, 32 bytes each.
+CREATE TABLE context_copies (
+    source TEXT PRIMARY KEY,
+    dir TEXT NOT NULL,
+    paths BLOB NOT NULL,
+    digests BLOB NOT NULL
+);
+CREATE INDEX context_copies_dir ON context_copies(dir);
+""",
 )
 SCHEMA_VERSION = len(_SCHEMAS)
 

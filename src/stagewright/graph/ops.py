@@ -129,6 +129,10 @@ class CopyAction:
             self.optional, self.includes, self.excludes, self.required, self.mtime, self.folder_itself,
         ]  # fmt: skip
 
+    def selection(self) -> Any:
+        """What tells which files of the input are copied, wherever they go; can be hashed."""
+        return self.source, self.wildcard, self.optional, self.includes, self.excludes, self.required
+
 
 @dataclass(frozen=True, slots=True)
 class MkfileAction:

@@ -7,6 +7,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from stagewright.errors import StagewrightError
 from stagewright.ops.target import Target, copy_xattrs
@@ -14,6 +15,9 @@ from stagewright.records import dataclass
 from stagewright.snapshots import owners
 from stagewright.snapshots.holes import data_ranges
 from stagewright.sources.tree import Entry, Tree
+
+if TYPE_CHECKING:
+    from stagewright.ops.sharing import Sharer
 
 _SMALL = 1 << 18
 _CHUNK = 1 << 26
@@ -37,7 +41,8 @@ class _Folder:
 class Copier:
     """The copy of one source. `owner` replaces all owners (None: each file's own), `mode` computes permission bits
     from a file's own and from whether it is a folder (None: the file's own), `mtime` replaces all times, in seconds.
-    `below` answers what is copied of a folder (None: everything). `check` is called now and then, and may raise."""
+    `below` answers what is copied of a folder (None: everything). `check` is called now and then, and may raise.
+    `sharer` finds files that may be linked to instead; the target must be a draft's own layer then."""
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Copier:
         mode: Mode | None = None,
         mtime: int | None = None,
         below: Callable[[Entry], Iterator[Entry]] | None = None,
+        sharer: Sharer | None = None,
     ) -> None:
         self._tree = tree
         self._target = target
@@ -56,6 +62,7 @@ class Copier:
         self._mode = mode
         self._mtime = mtime
         self._below = below or (lambda top: tree.walk(top.path))
+        self._sharer = sharer
         # Hard links among the sources stay hard links: (device, inode) -> path in the layer.
         self._links: dict[tuple[int, int], str] = {}
 
@@ -84,7 +91,7 @@ class Copier:
                 while not entry.path.startswith(folders[-1].prefix):
                     self._leave(folders.pop())
                 folder = folders[-1]
-                name = posixpath.basename(entry.path)
+                name = entry.path[len(folder.prefix) :]
                 inner = f"{folder.path}/{name}" if folder.path else name
                 if entry.is_dir:
                     folders.append(self._enter(entry, folder, inner, name))
@@ -149,7 +156,8 @@ class Copier:
                 if known != path:
                     os.link(known, name, src_dir_fd=self._target.layer, dst_dir_fd=folder, follow_symlinks=False)
                     return
-            self._copy_regular(entry, folder, name)
+            if self._sharer is None or not self._link(self._sharer, entry, folder, name, path):
+                self._copy_regular(entry, folder, name)
         elif stat.S_ISLNK(info.st_mode):
             os.symlink(self._tree.readlink(entry.path), name, dir_fd=folder)
             self._apply_special(info, folder, name)
@@ -164,8 +172,22 @@ class Copier:
             os.mknod(name, stat.S_IFREG | 0o600, dir_fd=folder)
             self._apply_special(info, folder, name)
 
+    def _link(self, sharer: Sharer, entry: Entry, folder: int, name: str, path: str) -> bool:
+        """Have another snapshot's file instead of a copy, if there is one that is as the copy would be."""
+        found = sharer.find(self._tree, entry, path)
+        if found is None:
+            return False
+        mode = stat.S_IMODE(entry.info.st_mode)
+        owner = self._owner or self._tree.owner
+        return (
+            stat.S_IMODE(found.info.st_mode) == (self._mode(mode, False) if self._mode else mode)
+            and found.info.st_mtime_ns == self._times(entry.info)[1]
+            and (owner is None or owner == owners.read(found.info, found.path))
+            and sharer.giver.link(found, folder, name)
+        )
+
     def _copy_regular(self, entry: Entry, folder: int, name: str) -> None:
-        source = self._tree.open(entry.path)
+        source, _ = self._tree.open_file(entry.path)
         try:
             destination = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
             try:

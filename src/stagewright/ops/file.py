@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from stagewright.errors import StagewrightError
 from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
@@ -25,6 +26,9 @@ from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
 
+if TYPE_CHECKING:
+    from stagewright.ops.sharing import Sharer, Sharing
+
 _FOLDER_MODE = 0o755
 
 
@@ -35,6 +39,8 @@ class FileRunner:
         self._worker = worker
         # What the keys of contexts were made of, to see whether a context changed before it was copied.
         self._digests: dict[tuple[str, int], str] = {}
+        # The same of what was copied: hundreds of stages may take the same files to one place or another.
+        self._contents: dict[tuple[object, ...], str] = {}
 
     def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
         op = _op(vertex)
@@ -43,9 +49,9 @@ class FileRunner:
     def content_digest(self, vertex: Vertex, index: int, source: Result) -> str:
         actions = _copies_from(vertex, index)
         if source.context is not None:
-            context = self._worker.context(source.context)
-            digest = content_digest(context.tree, actions, context.digests, self._worker.check_canceled)
-            self._digests[vertex.digest, index] = digest
+            taken = (source.context, *(action.selection() for action in actions))
+            digest = self._contents.get(taken) or self._context_digest(source.context, actions)
+            self._digests[vertex.digest, index] = self._contents[taken] = digest
             return digest
         if source.snapshot is None:
             return "empty"
@@ -57,6 +63,10 @@ class FileRunner:
             self._worker.keys.save_content_digest(source.snapshot, selector, known)
         return known
 
+    def _context_digest(self, name: str, actions: list[CopyAction]) -> str:
+        context = self._worker.context(name)
+        return content_digest(context.tree, actions, context.digests, self._worker.check_canceled)
+
     def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
         op = _op(vertex)
         base = inputs[op.base].snapshot if op.base is not None else None
@@ -66,6 +76,8 @@ class FileRunner:
             if op.base is None:
                 _check_owners(op)
             unpacks = any(isinstance(action, CopyAction) and action.unpack for action in op.actions)
+            # What unpacks may write to files that are there; a file that other snapshots have may not be written to.
+            sharing = None if unpacks else self._sharing(draft, op, inputs)
             with self._target(draft, _mtime(op), through_overlay=unpacks) as target:
                 for action in op.actions:
                     self._worker.check_canceled()
@@ -74,24 +86,29 @@ class FileRunner:
                     elif isinstance(action, MkfileAction):
                         self._make_file(target, action)
                     else:
-                        self._copy(target, action, inputs[action.input])
+                        sharer = sharing.sharer(action.input) if sharing else None
+                        self._copy(target, action, inputs[action.input], sharer)
                 target.restore_times()
             exact = self._is_unchanged(vertex, inputs)
         except BaseException:
             snapshots.discard(draft)
             raise
+        snapshot = snapshots.commit(draft, sharing.links.origins if sharing else ())
         if not exact:
             reporter.warn("the build context has changed since the build began: this step is not kept in the cache")
-        return Result(snapshots.commit(draft), exact=exact)
+        elif sharing:
+            sharing.note(snapshot)
+        return Result(snapshot, exact=exact)
 
     def _is_unchanged(self, vertex: Vertex, inputs: tuple[Result, ...]) -> bool:
         """Whether the contexts are still what the key was made of: a copy of another state is no result for it."""
-        known = {index: self._digests.get((vertex.digest, index)) for index in self.content_inputs(vertex)}
-        return all(
-            self.content_digest(vertex, index, inputs[index]) == digest
-            for index, digest in known.items()
-            if digest is not None
-        )
+        for index in self.content_inputs(vertex):
+            known, context = self._digests.get((vertex.digest, index)), inputs[index].context
+            if known is None or context is None:
+                continue
+            if self._context_digest(context, _copies_from(vertex, index)) != known:
+                return False
+        return True
 
     @contextmanager
     def _target(self, draft: Draft, mtime: int | None, *, through_overlay: bool) -> Iterator[Target]:
@@ -116,8 +133,20 @@ class FileRunner:
         if source.context is not None:
             yield self._worker.context(source.context).tree
             return
-        with self._worker.snapshots.view(source.snapshot) as root:
-            yield Tree(root)
+        from stagewright.sources.snapshot import SnapshotTree
+
+        snapshots = self._worker.snapshots
+        with snapshots.view(source.snapshot) as root:
+            tree = SnapshotTree(root, snapshots.lowers(source.snapshot))
+            try:
+                yield tree
+            finally:
+                tree.let_go()
+
+    def _sharing(self, draft: Draft, op: FileOp, inputs: tuple[Result, ...]) -> Sharing:
+        from stagewright.ops.sharing import Sharing
+
+        return Sharing(self._worker, draft, op, inputs)
 
     def _owner(self, target: Target, spec: str) -> tuple[int, int] | None:
         if not spec:
@@ -147,10 +176,10 @@ class FileRunner:
         if action.mtime is not None:
             os.utime(path, (action.mtime, action.mtime), dir_fd=target.layer)
 
-    def _copy(self, target: Target, action: CopyAction, source: Result) -> None:
+    def _copy(self, target: Target, action: CopyAction, source: Result, sharer: Sharer | None) -> None:
         owner = self._owner(target, action.owner)
         mode = partial(apply_mode, action.mode) if action.mode else None
-        with self._tree(source) as tree:
+        with self._tree(source) as whole, whole.at_hand() as tree:
             for selected in select(tree, action):
                 if action.unpack and self._unpack(target, tree, selected, action, owner):
                     continue
@@ -163,6 +192,7 @@ class FileRunner:
                     mode,
                     action.mtime,
                     lambda top: taken(tree, top, action),
+                    sharer,
                 )
                 self._copy_selected(target, copier, selected, action, owner)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from stagewright.dockerfile.ignore import Folder, Matcher, patterns_from
 from stagewright.dockerfile.wildcard import SourcePattern
 from stagewright.graph.ops import CopyAction
-from stagewright.records import dataclass, replace
+from stagewright.records import dataclass
 from stagewright.sources.tree import Entry, Tree
 
 
@@ -54,7 +54,7 @@ def _filtered(tree: Tree, top: Entry, action: CopyAction) -> Iterator[Entry]:
         if wanted:
             for above in levels:
                 if above.waiting is not None:
-                    yield replace(above.waiting, on_the_way=True)
+                    yield Entry(above.waiting.path, above.waiting.info, on_the_way=True)
                     above.waiting = None
         if entry.is_dir:
             included = level.included and level.included.enter(name)

@@ -14,6 +14,9 @@ from stagewright.records import dataclass
 from stagewright.sources.digests import FileDigests, describe
 from stagewright.sources.tree import Entry, Tree
 
+# Records that are encoded and hashed at once.
+_BATCH = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:
@@ -68,15 +71,16 @@ def content_digest(tree: Tree, actions: Iterable[CopyAction], digests: FileDiges
     `check` is called now and then, and may raise.
     """
     content = hashlib.sha256()
-    for action in actions:
-        for selected in select(tree, action):
-            entry = selected.entry
-            if entry.is_dir:
-                content.update(b"folder\0")
-                _add_below(content, tree, entry, taken(tree, entry, action), digests, check)
-            else:
-                _add(content, describe(tree, entry, selected.name, digests))
-        content.update(b"end\0")
+    with tree.at_hand() as files:
+        for action in actions:
+            for selected in select(files, action):
+                entry = selected.entry
+                if entry.is_dir:
+                    content.update(b"folder\0")
+                    _add_below(content, files, entry, taken(files, entry, action), digests, check)
+                else:
+                    _add(content, describe(files, entry, selected.name, digests))
+            content.update(b"end\0")
     return "sha256:" + content.hexdigest()
 
 
@@ -86,12 +90,13 @@ def mount_digest(tree: Tree, selectors: Iterable[str], digests: FileDigests, che
     Raises NotFoundError for a path that does not exist.
     """
     content = hashlib.sha256()
-    for selector in selectors:
-        entry = tree.entry(tree.resolve(selector))
-        _add(content, describe(tree, entry, "", digests))
-        if entry.is_dir:
-            _add_below(content, tree, entry, tree.walk(entry.path), digests, check)
-        content.update(b"end\0")
+    with tree.at_hand() as files:
+        for selector in selectors:
+            entry = files.entry(files.resolve(selector))
+            _add(content, describe(files, entry, "", digests))
+            if entry.is_dir:
+                _add_below(content, files, entry, files.walk(entry.path), digests, check)
+            content.update(b"end\0")
     return "sha256:" + content.hexdigest()
 
 
@@ -104,9 +109,14 @@ def _add_below(
     check: Callable[[], None],
 ) -> None:
     start = len(top.path) + 1 if top.path else 0
+    records: list[str] = []
     for entry in entries:
         check()
-        _add(content, describe(tree, entry, entry.path[start:], digests))
+        records.append(describe(tree, entry, entry.path[start:], digests))
+        if len(records) == _BATCH:
+            _add(content, "".join(records))
+            records.clear()
+    _add(content, "".join(records))
 
 
 def _add(content: hashlib._Hash, record: str) -> None:

@@ -27,6 +27,7 @@ from stagewright.snapshots import owners
 from stagewright.snapshots.tree import copy_metadata, remove_tree, tree_size
 
 if TYPE_CHECKING:
+    from stagewright.snapshots.links import Links, SharedFiles
     from stagewright.snapshots.selection import Choice
     from stagewright.snapshots.snapshotter import Lent, Snapshotter
 
@@ -132,8 +133,23 @@ class SnapshotStore:
                 owners.check_store(self._root, not self._db.query("SELECT 1 FROM snapshots LIMIT 1"))
             self._owners_checked = True
 
-    def commit(self, draft: Draft) -> int:
-        """Make the draft a snapshot and answer its id. Nothing may have it mounted any more."""
+    def links(self, draft: Draft) -> Links:
+        """What of other snapshots the draft may have links to; `commit` takes the `origins` of those it has."""
+        from stagewright.snapshots.links import Links
+
+        return Links(self.shared(), self.lowers(draft.parent))
+
+    def shared(self) -> SharedFiles:
+        """Which files snapshots have in common."""
+        from stagewright.snapshots.links import SharedFiles
+
+        return SharedFiles(self._db)
+
+    def commit(self, draft: Draft, origins: Iterable[str] = ()) -> int:
+        """Make the draft a snapshot and answer its id. Nothing may have it mounted any more.
+
+        `origins` are those of `links`.
+        """
         if draft.path not in self._locks:
             raise StoreError(f"draft {draft.path} was already committed or discarded")
         lowers = self.lowers(draft.parent)
@@ -152,6 +168,7 @@ class SnapshotStore:
                 )
                 name = str(snapshot)
                 self._db.execute("UPDATE snapshots SET dir = ? WHERE id = ?", (name, snapshot))
+                self.shared().record(name, origins)
                 self._place(draft.fs, os.path.join(self._root, name))
             if draft.path in self._mounted:
                 self._snapshotter().committed(self.lowers(snapshot), draft.fs)
@@ -271,8 +288,13 @@ class SnapshotStore:
     def graft(self, snapshot: int, onto: int | None) -> int:
         """The snapshot that holds the changes of `snapshot`'s own layer on another parent; the folder is shared.
 
-        The same pair gives the same id.
+        The same pair gives the same id. Where the two hold links to the same files, the folder is copied.
         """
+        shared = self.shared()
+        # By the names alone: folders that are yet to come need not come for this.
+        names = [name for (name,) in self._db.query(f"{_CHAIN} SELECT dir FROM chain", (onto,))]  # noqa: S608
+        if shared.origins([self.dir(snapshot)]) & shared.origins(names):
+            return self._copied(snapshot, onto)
         with self._db.transaction():
             row = self.row(snapshot)
             found = self._db.query("SELECT id FROM snapshots WHERE dir = ? AND parent IS ?", (row.dir, onto))
@@ -285,6 +307,18 @@ class SnapshotStore:
                 "INSERT INTO snapshots (parent, dir, size, created, last_used) VALUES (?, ?, ?, ?, ?)",
                 (onto, row.dir, row.size, now, now),
             )
+
+    def _copied(self, snapshot: int, onto: int | None) -> int:
+        from stagewright.snapshots.links import copy_layer
+
+        draft = self.prepare(onto)
+        try:
+            with self._disk():
+                copy_layer(self.folder(snapshot), draft.fs)
+            return self.commit(draft)
+        except BaseException:
+            self.discard(draft)
+            raise
 
     def by_chain(self, chain_id: str) -> int | None:
         """The snapshot of an image's layers, by their OCI chain ID, if its files are here."""
@@ -324,6 +358,10 @@ class SnapshotStore:
     def folder(self, snapshot: int) -> str:
         """The absolute path of the folder that holds a snapshot's changes."""
         return self.lowers(snapshot)[0]
+
+    def folder_named(self, name: str) -> str:
+        """The absolute path of the folder that `dir` names, whether it is still there or not."""
+        return os.path.join(self._root, name)
 
     def layers(self, snapshot: int | None) -> tuple[int, ...]:
         """The ids of the whole chain, the bottom layer first."""
@@ -369,6 +407,7 @@ class SnapshotStore:
                 self._db.execute("DELETE FROM layer_blobs WHERE dir = ?", (name,))
                 self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (name,))
                 self._db.execute("DELETE FROM secret_searches WHERE dir = ?", (name,))
+                self.shared().forget(name)
         self._lowers.pop(snapshot, None)
         if shared:
             return 0

@@ -35,23 +35,20 @@ def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.st
 
 
 def tree_size(folder: str) -> int:
-    """The bytes that a folder takes on disk; files with several names in it count once.
+    """The bytes that a folder takes on disk; each name of a file counts for its share, wherever the others are.
 
     A running step may change a cache mount's folder meanwhile: what goes away does not count.
     """
-    total = 0
-    seen: set[int] = set()
+    total = 0.0
     pending = [folder]
     while pending:
         for path, info in _infos(pending.pop()):
             if stat.S_ISDIR(info.st_mode):
                 pending.append(path)
-            elif info.st_nlink > 1:
-                if info.st_ino in seen:
-                    continue
-                seen.add(info.st_ino)
-            total += info.st_blocks * 512
-    return total
+                total += info.st_blocks * 512
+            else:
+                total += info.st_blocks * 512 / max(info.st_nlink, 1)
+    return round(total)
 
 
 def _infos(folder: str) -> Iterator[tuple[str, os.stat_result]]:

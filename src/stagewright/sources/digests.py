@@ -39,9 +39,9 @@ class FileDigests:
 
     def digest(self, tree: Tree, entry: Entry) -> bytes:
         """The 32 bytes that stand for a regular file's content and extended attributes."""
-        handle = tree.open(entry.path)
+        handle, info = tree.open_file(entry.path)
         try:
-            return _hash_open_file(handle)
+            return _hash_open_file(handle, info)
         finally:
             os.close(handle)
 
@@ -71,9 +71,9 @@ class StatIndex(FileDigests):
             self._seen[entry.path] = known
             return known[1]
         opened_ns = time.time_ns()
-        handle = tree.open(entry.path)
+        handle, info = tree.open_file(entry.path)
         try:
-            digest = _hash_open_file(handle)
+            digest = _hash_open_file(handle, info)
             after = os.fstat(handle)
         finally:
             os.close(handle)
@@ -135,23 +135,24 @@ def _stamp(info: os.stat_result) -> _Stamp:
     return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
-def _hash_open_file(handle: int) -> bytes:
-    whole = hashlib.sha256(_hash_content(handle))
+def _hash_open_file(handle: int, info: os.stat_result) -> bytes:
+    whole = hashlib.sha256(_hash_content(handle, info))
     for name, value in read_xattrs(handle):
         whole.update(b"\0%b\0%d\0%b" % (os.fsencode(name), len(value), value))
     return whole.digest()
 
 
-def _hash_content(handle: int) -> bytes:
+def _hash_content(handle: int, info: os.stat_result) -> bytes:
     """The digest of the bytes that the file has now, which is that of an equal file without holes.
 
     Blocks of zeros count by their places alone: a file of a few bytes may claim exabytes of them.
     """
-    info = os.fstat(handle)
+    if info.st_size <= _BLOCK:
+        return _hash_block(handle, info.st_size)
     has_holes = info.st_blocks * 512 < info.st_size
     content, zeros = hashlib.sha256(), hashlib.sha256(b"%d" % info.st_size)
     # The last block is read in any case, so that only whole blocks are left out.
-    last = max(0, info.st_size - 1) // _BLOCK * _BLOCK
+    last = (info.st_size - 1) // _BLOCK * _BLOCK
     at, zeros_from = 0, -1
     while at < info.st_size:
         start = min(last, next_data(handle, at) // _BLOCK * _BLOCK) if has_holes else at
@@ -172,6 +173,14 @@ def _hash_content(handle: int) -> bytes:
         at = start + _BLOCK
     content.update(zeros.digest())
     return content.digest()
+
+
+def _hash_block(handle: int, size: int) -> bytes:
+    """As `_hash_content`, of a file of one block at most, as nearly all are."""
+    data = os.pread(handle, size, 0)
+    while len(data) < size and (more := os.pread(handle, size - len(data), len(data))):
+        data += more
+    return hashlib.sha256(data + hashlib.sha256(b"%d" % size).digest()).digest()
 
 
 def read_xattrs(handle: int) -> list[tuple[str, bytes]]:

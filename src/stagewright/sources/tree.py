@@ -11,31 +11,31 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
 
 from stagewright.dockerfile.ignore import Folder, Matcher
 from stagewright.errors import NotFoundError, StagewrightError
-from stagewright.records import dataclass
 from stagewright.snapshots import syscalls
 
 _MAX_LINKS = 255
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
-_BLOCK = 1 << 20
+_READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of a tree: its path and what lstat says of it.
+    """One file of a tree: its path and what lstat says of it. Not a data class: there is one for each file.
 
     A folder may be `on_the_way` to what a copy takes, and not taken itself.
     """
 
-    path: str
-    info: os.stat_result
-    on_the_way: bool = False
+    __slots__ = ("info", "is_dir", "on_the_way", "path")
 
-    @property
-    def is_dir(self) -> bool:
-        return stat.S_ISDIR(self.info.st_mode)
+    def __init__(self, path: str, info: os.stat_result, *, on_the_way: bool = False) -> None:
+        self.path = path
+        self.info = info
+        self.on_the_way = on_the_way
+        self.is_dir = info.st_mode & 0o170000 == 0o040000
 
 
 def resolve_links(path: str, readlink: Callable[[str], str | None], *, follow_last: bool) -> str:
@@ -188,16 +188,30 @@ class Tree:
                         continue
         finally:
             os.close(handle)
-        found.sort(key=lambda entry: entry.path)
+        found.sort(key=attrgetter("path"))
         return found
+
+    @contextmanager
+    def at_hand(self) -> Iterator[Tree]:
+        """The same tree for one thread that opens many files, those of one folder behind each other."""
+        tree = TreeAtHand(self._root, exclusion=self._exclusion, owner=self.owner, label=self.label)
+        try:
+            yield tree
+        finally:
+            tree.let_go()
 
     def open(self, path: str) -> int:
         """A descriptor to read the file at a resolved path; never a device, never through a link."""
-        handle = self._open_known(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        return self.open_file(path)[0]
+
+    def open_file(self, path: str) -> tuple[int, os.stat_result]:
+        """As `open`, and what fstat says of the descriptor."""
+        handle = self._open_known(path, _READ_FILE)
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
             os.close(handle)
             raise StagewrightError(f"cannot read {self.label}/{path}: it is no longer an ordinary file")
-        return handle
+        return handle, info
 
     def open_folder(self, path: str) -> int:
         """A descriptor of the folder at a resolved path."""
@@ -227,9 +241,13 @@ class Tree:
     def _refused(self, path: str, error: OSError) -> StagewrightError:
         return StagewrightError(f"cannot read {self.label}/{path}: {os.strerror(error.errno or 0)}")
 
+    def _base(self, path: str) -> int:
+        """The directory descriptor that a path is relative to."""
+        return self._root
+
     def _open(self, path: str, flags: int) -> int:
         try:
-            return syscalls.openat2(self._root, os.fsencode(path or "."), flags, resolve=_BENEATH)
+            return syscalls.openat2(self._base(path), os.fsencode(path or "."), flags, resolve=_BENEATH)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -237,6 +255,42 @@ class Tree:
                 # Nothing has such a path, but what is below a folder may be too deep to have one.
                 number = errno.ENAMETOOLONG if error.errno == errno.ENAMETOOLONG else errno.ENOENT
                 raise FileNotFoundError(number, os.strerror(number), path) from None
+            raise self._refused(path, error) from error
+
+
+class TreeAtHand(Tree):
+    """Keeps the folder open from which it opened a file last: a look-up from the root costs more than the file.
+
+    For one thread, which calls `let_go` at the end.
+    """
+
+    _folder: str | None = None
+    _handle = -1
+
+    @contextmanager
+    def at_hand(self) -> Iterator[Tree]:
+        """See `Tree.at_hand`."""
+        yield self
+
+    def let_go(self) -> None:
+        """Close what is kept open."""
+        if self._folder is not None:
+            os.close(self._handle)
+            self._folder = None
+
+    def _open(self, path: str, flags: int) -> int:
+        if flags != _READ_FILE:
+            return super()._open(path, flags)
+        folder, _, name = path.rpartition("/")
+        if folder != self._folder:
+            self.let_go()
+            self._handle = super()._open(folder, os.O_PATH | os.O_DIRECTORY)
+            self._folder = folder
+        try:
+            return os.open(name, flags, dir_fd=self._handle)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
             raise self._refused(path, error) from error
 
 

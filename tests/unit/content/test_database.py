@@ -53,12 +53,14 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> None
     path = tmp_path / "metadata.db"
     Database(path).execute("INSERT INTO cache_keys (key, canonical) VALUES ('a', 'b')")
     connection = sqlite3.connect(path)
-    for table in ("secret_searches", "lazy_layers"):
+    tables = ["secret_searches", "lazy_layers", "linked_files", "context_copies"]
+    for table in tables:
         connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version=1")
     connection.close()
     database = Database(path)
-    assert database.query("SELECT * FROM secret_searches") == []
+    for table in tables:
+        assert database.query(f"SELECT * FROM {table}") == []
     assert database.query("SELECT * FROM cache_keys") == [("a", "b")]
 
 

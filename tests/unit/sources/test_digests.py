@@ -28,13 +28,13 @@ class Context:
         self.read: list[str] = []
         self.handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         self.tree = Tree(self.handle, owner=(0, 0))
-        opened = Tree.open
+        opened = Tree.open_file
 
-        def noting(tree: Tree, path: str) -> int:
+        def noting(tree: Tree, path: str) -> tuple[int, os.stat_result]:
             self.read.append(path)
             return opened(tree, path)
 
-        monkeypatch.setattr(Tree, "open", noting)
+        monkeypatch.setattr(Tree, "open_file", noting)
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
@@ -115,8 +115,8 @@ def test_trust_counts_from_before_the_file_was_read(context: Context, monkeypatc
     index = StatIndex(context.path)
     hash_file = digests_module._hash_open_file
 
-    def slowly(handle: int) -> bytes:
-        digest = hash_file(handle)
+    def slowly(handle: int, info: os.stat_result) -> bytes:
+        digest = hash_file(handle, info)
         written = os.stat(context.folder / "f").st_ctime_ns
         while time.time_ns() - written < digests_module._RACY_NS + 10_000_000:
             pass
@@ -136,8 +136,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
     index = StatIndex(context.path)
     hash_file = digests_module._hash_open_file
 
-    def changing(handle: int) -> bytes:
-        digest = hash_file(handle)
+    def changing(handle: int, info: os.stat_result) -> bytes:
+        digest = hash_file(handle, info)
         context.write("f", "longer now")
         return digest
 
