@@ -342,7 +342,8 @@ class FileSystem:
         self.stubs.mounted(self._kernel_places[target])
 
     def _open_kernels_place(self, target: str) -> int:
-        fd, names = self._open_target(target, paths.DIRECTORY)
+        # Where an image has none, the folder stays in the step's layer, as with BuildKit, whose runtime makes it.
+        fd, names = paths.resolve(self.root_fd, target, paths.DIRECTORY)
         if not names:
             os.close(fd)
             raise ForbiddenTargetError(f"{target} of the image leads to its root directory")

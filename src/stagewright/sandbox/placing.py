@@ -84,6 +84,9 @@ class Placement:
     def held(self, mounts: list[tuple[Any, ...]], kept: set[str]) -> Iterator[None]:
         """Have the mounts of a request in place within the block; the sources in `kept` outlive the step."""
         try:
+            # As elsewhere, those of these folders that the root lacks stay in it.
+            for target in _RESERVED:
+                os.close(paths.resolve(self._root_fd, target, paths.DIRECTORY)[0])
             self._place(self._make_devices(), "/dev")
             self._place(self._make_proc(), "/proc")
             for kind, target, _, *details in mounts:

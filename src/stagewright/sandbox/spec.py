@@ -111,9 +111,9 @@ class Outcome:
     """How a step's process ended.
 
     `exit_code` is 0 to 255, 128 + `signal` where a signal ended it. `created_mountpoints` are the paths, relative to
-    the root and deepest first, that had to be made in `Root.upper` for mounts; those still empty are gone again.
-    `canceled` tells that the step was killed because its `cancel` was set, `out_of_memory` that the kernel killed some
-    of its processes for want of memory.
+    the root and deepest first, that had to be made in `Root.upper` for the step's mounts, `/etc/hosts` and
+    `/etc/resolv.conf`; those still empty are gone again. `canceled` tells that the step was killed because its
+    `cancel` was set, `out_of_memory` that the kernel killed some of its processes for want of memory.
     """
 
     exit_code: int

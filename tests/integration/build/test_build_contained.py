@@ -40,8 +40,13 @@ DOCKERFILE = """
         test "$(cat /run/secrets/token)" = "$TOKEN" && stat -c %a%U /run/secrets/token > mode
     USER someone:another
     RUN id -un > ~/id 2>/dev/null || id -u > /tmp/id; umask > /tmp/umask; pwd > /tmp/cwd
+    FROM scratch AS bare
+    COPY --from=busybox /bin/busybox /bin/sh
+    RUN ["/bin/sh", "-c", "exit 0"]
     FROM debian:trixie-slim
     COPY --from=other /work /home /tmp /all/
+    COPY --from=bare / /bare/
+    RUN test "$(echo /bare/*)" = "/bare/bin /bare/dev /bare/proc /bare/sys"
 """
 
 

@@ -93,7 +93,7 @@ def host_python_mounts() -> tuple[BindMount, ...]:
 
 
 def make_root(directory: Path, busybox: str) -> Path:
-    for name in ("bin", "etc", "tmp"):
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (directory / name).mkdir(parents=True)
     shutil.copy(busybox, directory / "bin/busybox")
     for applet in APPLETS.split():

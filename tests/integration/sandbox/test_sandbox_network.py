@@ -317,8 +317,6 @@ def test_an_ordinary_user_has_a_network_where_he_may_open_the_device(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_root(folder / "lower", busybox)
-        for place in ("proc", "sys", "dev"):
-            (folder / "lower" / place).mkdir()
         program_path = shutil.which(program, path=os.defpath + ":/usr/sbin:/sbin")
         if program_path is None:
             pytest.skip(f"{program} is not installed")

@@ -191,8 +191,7 @@ def test_a_bind_mount(box: Box, tmp_path: Path) -> None:
     assert ran.out == "text"
     assert (source / "other").read_text() == "more\n"
     assert tree(ran.upper) == []
-    assert ran.outcome.created_mountpoints[-1] == "proc"
-    assert {"new/place", "new"} <= set(ran.outcome.created_mountpoints)
+    assert ran.outcome.created_mountpoints[:2] == ("new/place", "new")
 
 
 def test_a_read_only_bind_mount(box: Box, tmp_path: Path) -> None:
