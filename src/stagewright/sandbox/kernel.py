@@ -152,11 +152,16 @@ def mount_setattr(mount_fd: int, attributes: int, *, whole_tree: bool = False) -
     _call("mount_setattr", _MOUNT_SETATTR, c_int(mount_fd), c_char_p(b""), flags, ctypes.byref(attr), size)
 
 
-def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int = 0) -> int:
-    """A detached mount of a new file system; an option with the value None is a flag."""
+def new_filesystem(
+    fstype: str, options: list[tuple[str, str | None]], attributes: int = 0, source: str | None = None
+) -> int:
+    """A detached mount of a new file system; an option with the value None is a flag.
+
+    `source` is what lists of mounts call it, as container runtimes do by default: like its type.
+    """
     context = _call("fsopen", _FSOPEN, c_char_p(fstype.encode()), c_uint(1))
     try:
-        for key, value in options:
+        for key, value in [("source", source or fstype), *options]:
             command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
             text = c_void_p() if value is None else c_char_p(os.fsencode(value))
             name = c_char_p(key.encode())

@@ -198,7 +198,8 @@ class FileSystem:
             ("mqueue", "mqueue", [], _LOCKED),
         ):
             os.mkdir(name, 0o755, dir_fd=dev)
-            self._attach_in(dev, kernel.new_filesystem(fstype, list(options), attributes), name)
+            source = name if name == "shm" else fstype
+            self._attach_in(dev, kernel.new_filesystem(fstype, list(options), attributes, source), name)
         # By way of the machine's own /dev/null, a step could change that one's owner and mode.
         null = os.open("null", os.O_RDONLY, dir_fd=dev)
         os.dup2(null, 0)

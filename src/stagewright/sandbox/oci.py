@@ -139,7 +139,7 @@ def _kernel_mounts(shm_size: int, insecure: bool, *, own_network: bool) -> list[
         _sys_mount(sys_options, own_network),
         _mount("/dev", "tmpfs", ["nosuid", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *tty_group]),
-        _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", *nodev, "mode=1777", f"size={shm_size}"]),
+        _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", *nodev, "mode=1777", f"size={shm_size}"], "shm"),
         _mount("/dev/mqueue", "mqueue", _LOCKED),
     ]
     if mounts.is_cgroup2(_CGROUP_MOUNTS):
@@ -155,8 +155,8 @@ def _sys_mount(options: list[str], own_network: bool) -> dict[str, Any]:
     return {"destination": "/sys", "type": "bind", "source": "/sys", "options": whole}
 
 
-def _mount(destination: str, fstype: str, options: list[str]) -> dict[str, Any]:
-    return {"destination": destination, "type": fstype, "source": fstype, "options": options}
+def _mount(destination: str, fstype: str, options: list[str], source: str | None = None) -> dict[str, Any]:
+    return {"destination": destination, "type": fstype, "source": source or fstype, "options": options}
 
 
 def _host_devices() -> list[dict[str, Any]]:

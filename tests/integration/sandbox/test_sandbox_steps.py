@@ -272,6 +272,12 @@ def test_a_link_as_mount_target_does_not_lead_out(box: Box, tmp_path: Path) -> N
     assert tree(ran.upper) == []
 
 
+def test_mounts_have_the_names_that_runtimes_give_them(box: Box) -> None:
+    lines = box.sh("while read -r source place kind rest; do echo $source $place $kind; done < /proc/mounts").out
+    expected = {"overlay / overlay", "proc /proc proc", "sysfs /sys sysfs", "tmpfs /dev tmpfs", "shm /dev/shm tmpfs"}
+    assert expected <= set(lines.splitlines())
+
+
 def test_a_tmpfs(box: Box) -> None:
     mount = TmpfsMount("/t", size=1 << 20, mode=0o1777)
     ran = box.sh("stat -c %a /t; head -c 3000000 /dev/zero > /t/x 2>/dev/null; stat -c %s /t/x", mounts=(mount,))
