@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -39,8 +41,9 @@ class FileRunner:
         self._worker = worker
         # What the keys of contexts were made of, to see whether a context changed before it was copied.
         self._digests: dict[tuple[str, int], str] = {}
-        # The same of what was copied: hundreds of stages may take the same files to one place or another.
+        # The same by what is copied: hundreds of stages may take the same files to one place or another.
         self._contents: dict[tuple[object, ...], str] = {}
+        self._reading: defaultdict[tuple[object, ...], threading.Lock] = defaultdict(threading.Lock)
 
     def content_inputs(self, vertex: Vertex) -> tuple[int, ...]:
         op = _op(vertex)
@@ -50,8 +53,10 @@ class FileRunner:
         actions = _copies_from(vertex, index)
         if source.context is not None:
             taken = (source.context, *(action.selection() for action in actions))
-            digest = self._contents.get(taken) or self._context_digest(source.context, actions)
-            self._digests[vertex.digest, index] = self._contents[taken] = digest
+            with self._reading[taken]:
+                digest = self._contents.get(taken) or self._context_digest(source.context, actions)
+                self._contents[taken] = digest
+            self._digests[vertex.digest, index] = digest
             return digest
         if source.snapshot is None:
             return "empty"
@@ -141,7 +146,7 @@ class FileRunner:
             try:
                 yield tree
             finally:
-                tree.let_go()
+                tree.close()
 
     def _sharing(self, draft: Draft, op: FileOp, inputs: tuple[Result, ...]) -> Sharing:
         from stagewright.ops.sharing import Sharing

@@ -24,9 +24,9 @@ class SnapshotTree(TreeAtHand):
         self._layer_path = b""
         self._inside: str | None = None
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close what is kept open."""
-        super().let_go()
+        self.let_go()
         if self._layer >= 0:
             os.close(self._layer)
         self._layer, self._inside = -1, None
@@ -47,7 +47,7 @@ class SnapshotTree(TreeAtHand):
         if len(below) != 1:
             return
         layer = next(lower for lower in map(os.fsencode, self._lowers) if (below[0] + b"/").startswith(lower + b"/"))
-        self.let_go()
+        self.close()
         self._layer = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._layer_path = layer + b"/"
         self._inside = f"{top}/" if top else ""

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from typing import Any
 
 from stagewright.dockerfile.ignore import Folder, Matcher
 from stagewright.errors import NotFoundError, StagewrightError
@@ -20,6 +21,9 @@ from stagewright.snapshots import syscalls
 
 _MAX_LINKS = 255
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+# What lies deeper, or is longer (in characters), is left to the kernel, which knows when a path is too long.
+_MAX_WAY = 32
+_MAX_NEAR = 500
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -259,13 +263,17 @@ class Tree:
 
 
 class TreeAtHand(Tree):
-    """Keeps the folder open from which it opened a file last: a look-up from the root costs more than the file.
+    """Keeps the folders open that lead to what it opened last: from there the next one is one short step away.
 
-    For one thread, which calls `let_go` at the end.
+    For one thread, which calls `let_go` at the end. Each step is one that openat2 with `_BENEATH` would take; by calls
+    that Python has, since loading ctypes takes longer than scanning many a context.
     """
 
-    _folder: str | None = None
-    _handle = -1
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The open folders: path and descriptor, each in the one before, the first in this descriptor.
+        self._way: list[tuple[str, int]] = []
+        self._way_base = -1
 
     @contextmanager
     def at_hand(self) -> Iterator[Tree]:
@@ -274,24 +282,34 @@ class TreeAtHand(Tree):
 
     def let_go(self) -> None:
         """Close what is kept open."""
-        if self._folder is not None:
-            os.close(self._handle)
-            self._folder = None
+        while self._way:
+            os.close(self._way.pop()[1])
 
     def _open(self, path: str, flags: int) -> int:
-        if flags != _READ_FILE:
-            return super()._open(path, flags)
         folder, _, name = path.rpartition("/")
-        if folder != self._folder:
+        if len(path) <= _MAX_NEAR and path.count("/") < _MAX_WAY and name not in (".", ".."):
+            try:
+                return os.open(name or ".", flags | os.O_NOFOLLOW, dir_fd=self._enter(self._base(path), folder))
+            except OSError:
+                # What is wrong is for the kernel to say below.
+                pass
+        return super()._open(path, flags)
+
+    def _enter(self, base: int, folder: str) -> int:
+        """A descriptor of the folder at a path below `base`, which stays this object's own. Raises OSError."""
+        if base != self._way_base:
             self.let_go()
-            self._handle = super()._open(folder, os.O_PATH | os.O_DIRECTORY)
-            self._folder = folder
-        try:
-            return os.open(name, flags, dir_fd=self._handle)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._refused(path, error) from error
+            self._way_base = base
+        while self._way and not f"{folder}/".startswith(f"{self._way[-1][0]}/"):
+            os.close(self._way.pop()[1])
+        known, handle = self._way[-1] if self._way else ("", base)
+        for part in folder[len(known) :].strip("/").split("/") if folder != known else ():
+            if part in ("", ".", ".."):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), folder)
+            handle = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
+            known = f"{known}/{part}" if known else part
+            self._way.append((known, handle))
+        return handle
 
 
 def _hidden(path: str) -> NotFoundError:

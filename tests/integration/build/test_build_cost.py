@@ -1,10 +1,13 @@
-"""What a build costs beside its steps: the modules that one with nothing to do loads, and the processes of a step."""
+"""What a build costs beside its steps: modules loaded, files read and looked at, bytes hashed, processes started."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,34 @@ print(*sys.modules, sep="\\n")
 sys.exit(status)
 """
 
+# Runs a build and prints what it opened (by Python's own calls; names as they were given) and what it looked at of
+# trees of files, each as often as it did, and how many bytes of files it hashed.
+COUNTING_PROGRAM = """
+import json, os, sys
+opened, seen, hashed = [], [], []
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        opened.append(os.fsdecode(arguments[0]))
+sys.addaudithook(note)
+from stagewright.cli.main import main
+from stagewright.sources import digests, tree
+make_entry, hash_file = tree.Entry.__init__, digests._hash_open_file
+def counting_entry(self, path, info, **more):
+    seen.append(path)
+    make_entry(self, path, info, **more)
+def counting_hash(handle, info):
+    hashed.append(info.st_size)
+    return hash_file(handle, info)
+tree.Entry.__init__, digests._hash_open_file = counting_entry, counting_hash
+status = main(sys.argv[1:])
+print(json.dumps([opened, seen, sum(hashed)]))
+sys.exit(status)
+"""
+
 # What a build imports of the standard library where all is cached, and with it what those modules import. Each name
 # here is paid for by every build: before one is added, see whether its user can import it where it is needed.
 LIBRARY = (
-    "argparse, atexit, base64, binascii, collections.abc, contextlib, ctypes, errno, fcntl, functools, gc, hashlib, "
+    "argparse, atexit, base64, binascii, collections.abc, contextlib, errno, fcntl, functools, gc, hashlib, "
     "http.client, importlib, ipaddress, json, locale, pathlib, queue, re, select, signal, socket, sqlite3, struct, "
     "threading, tomllib, typing, urllib.parse"
 )
@@ -104,3 +131,66 @@ def test_a_step_starts_its_command_and_nothing_else(bench: Workbench) -> None:
 
     processes(1)
     assert processes(12) - processes(2) == 10
+
+
+@dataclass
+class Work:
+    """What one build did: files opened and entries looked at, each as often as that was done, and bytes hashed."""
+
+    opened: list[str]
+    seen: list[str]
+    hashed: int
+
+    def reads(self, prefix: str) -> int:
+        """How often it opened files whose names begin so."""
+        return sum(os.path.basename(path).startswith(prefix) for path in self.opened)
+
+
+def counted(bench: Workbench) -> Work:
+    stagewright = bench.stagewright
+    where = ["--root", stagewright.root, "--config", stagewright.config]
+    build = ["-c", COUNTING_PROGRAM, "build", "--progress=quiet", "--output=type=cacheonly", *where, bench.context]
+    done = subprocess.run([sys.executable, *build], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Work(*json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.root("an ordinary user's build goes on in a process of its own, where nobody counts")
+def test_a_cached_build_looks_at_each_file_once_and_reads_none(bench: Workbench) -> None:
+    bench.dockerfile("FROM scratch\nCOPY src /src\nCOPY src /again/")
+    names = [f"src/d{number % 4}/data-{number:02}" for number in range(60)]
+    for name in names:
+        bench.write(name, "text")
+        os.utime(bench.context / name, (1, 1))
+    counted(bench)
+    counted(bench)
+    work = counted(bench)
+    assert work.reads("data-") == 0
+    assert work.hashed == 0
+    # The files and their folders; the folder that is copied is looked up by its name, too.
+    below = [path for path in work.seen if path.startswith("src/")]
+    assert sorted(below) == sorted([*names, *(f"src/d{number}" for number in range(4))])
+    # With four more folders only their openings are added, with any number of files nothing.
+    for name in ("src/d0/data-new", "src/d1/data-new"):
+        bench.write(name, "text")
+        os.utime(bench.context / name, (1, 1))
+    counted(bench)
+    counted(bench)
+    assert len(counted(bench).opened) == len(work.opened)
+
+
+@pytest.mark.root("an ordinary user's build goes on in a process of its own, where nobody counts")
+def test_one_changed_file_is_all_that_is_read_and_hashed(bench: Workbench) -> None:
+    bench.dockerfile("FROM scratch\nCOPY src /src")
+    for number in range(60):
+        bench.write(f"src/d{number % 4}/data-{number:02}", "text")
+    # What was written in the last moments before it was read is not trusted, and read again.
+    first = counted(bench)
+    assert first.hashed >= 60 * len("text")
+    counted(bench)
+    bench.write("src/d1/data-01", "another text")
+    time.sleep(0.1)
+    work = counted(bench)
+    # Read for its digest and to be copied, and made; all others are links to what the last copy has made.
+    assert (work.reads("data-01"), work.reads("data-")) == (3, 3)
+    assert work.hashed == len("another text")
