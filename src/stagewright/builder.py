@@ -22,6 +22,7 @@ from stagewright.dockerfile.ignore import Matcher, read_patterns
 from stagewright.errors import LostLayerError, NotFoundError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
+from stagewright.frontend.checks import misspelt_arguments
 from stagewright.frontend.contexts import MAIN_CONTEXT, NamedContext, NamedContexts
 from stagewright.frontend.convert import convert
 from stagewright.frontend.entitlements import granted
@@ -129,7 +130,10 @@ class Builder:
             raise UsageError(f"building for {self.platform} is not supported", hint="its paths and shells are others")
         definition = self.prepare()
         options = self.frontend_options(definition)
-        plan = convert(definition.parse(), options, self.bases.resolve, self._report_finding)
+        dockerfile = definition.parse()
+        for text in misspelt_arguments(dockerfile, self._options.build_args):
+            self._emitter(WarningEvent(_vertex_digest(self._definition.name), text))
+        plan = convert(dockerfile, options, self.bases.resolve, self._report_finding)
         if self._secrets:
             self._leaks.check_config(plan.config, plan.history_lines)
         if plan.vertex is None:
@@ -156,7 +160,7 @@ class Builder:
             remotes=self.remotes,
             runtime=self._get_runtime,
             context=self._contexts.get,
-            secret=self._secrets.get,
+            secrets=self._secrets,
             ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
             leaks=self._leaks if self._secrets else None,

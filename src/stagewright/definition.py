@@ -19,6 +19,7 @@ from stagewright.dockerfile.ast import Dockerfile
 from stagewright.dockerfile.golang import parse_bool
 from stagewright.dockerfile.ignore import Pattern, read_patterns
 from stagewright.dockerfile.instructions import parse
+from stagewright.dockerfile.suggest import similar_name
 from stagewright.errors import CanceledError, NotFoundError, UsageError
 from stagewright.frontend.contexts import MAIN_CONTEXT
 from stagewright.frontend.options import local_context
@@ -266,9 +267,22 @@ def read_file(path: str, what: str, cancel: threading.Event) -> bytes:
             os.set_blocking(handle, True)
             return _limited(file.read(_MAX_DOCKERFILE + 1), what, path)
     except FileNotFoundError:
-        raise NotFoundError(f"failed to read {what}: open {path}: no such file or directory") from None
+        raise NotFoundError(
+            f"failed to read {what}: open {path}: no such file or directory", hint=_near(path)
+        ) from None
     except OSError as error:
         raise NotFoundError(f"failed to read {what}: open {path}: {error.strerror}") from None
+
+
+def _near(path: str) -> str | None:
+    """A question after the file that was perhaps meant."""
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return None
+    best = similar_name(name, names)
+    return f"did you mean {os.path.join(folder, best)}?" if best else None
 
 
 def _read_pipe(handle: int, cancel: threading.Event) -> bytes:

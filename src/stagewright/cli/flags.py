@@ -172,5 +172,5 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
     """A question after the known word that is most like `word`, if one is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, list(known), n=1)
+    near = get_close_matches(word, list(known), n=1, cutoff=0.75)
     return f"did you mean {near[0]}?" if near else None

@@ -52,6 +52,8 @@ _TRANSFER_FLAGS = {
 _COPY_FLAGS = {**_TRANSFER_FLAGS, "from": Kind.STRING, "parents": Kind.BOOL}
 _ADD_FLAGS = {**_TRANSFER_FLAGS, "checksum": Kind.STRING, "keep-git-dir": Kind.BOOL, "unpack": Kind.BOOL}
 _RUN_FLAGS = {"mount": Kind.STRINGS, "device": Kind.STRINGS, "network": Kind.STRING, "security": Kind.STRING}
+_NETWORKS = ("default", "none", "host")
+_SECURITIES = ("sandbox", "insecure")
 _HEALTHCHECK_FLAGS = dict.fromkeys(("interval", "timeout", "start-period", "start-interval", "retries"), Kind.STRING)
 
 
@@ -221,11 +223,11 @@ def _run(node: Node) -> ast.Run:
     devices = tuple(parse_device(text) for text in flags.strings("device"))
     mounts = tuple(parse_mount_spec(text) for text in flags.strings("mount"))
     network = flags.string("network", "default")
-    if network not in ("default", "none", "host"):
-        _fail(f"invalid network mode {quote(network)}")
+    if network not in _NETWORKS:
+        _fail(with_suggestion(f"invalid network mode {quote(network)}", network, _NETWORKS))
     security = flags.string("security", "sandbox")
-    if security not in ("sandbox", "insecure"):
-        _fail(f"security {quote(security)} is not valid")
+    if security not in _SECURITIES:
+        _fail(with_suggestion(f"security {quote(security)} is not valid", security, _SECURITIES))
     return ast.Run(
         **_common(node),
         command=node.arguments.values,

@@ -10,12 +10,13 @@ _TOO_FAR = 3
 def suggest(value: str, options: Iterable[str], *, case_sensitive: bool = True) -> str | None:
     """The option nearest to `value` by Levenshtein distance, None if none is within two edits or one is equal.
 
-    Between equally near options the first in sort order is taken. Without `case_sensitive` the answer takes over the
-    case of `value` where that is all lower or all upper.
+    Between equally near options one of the same letters is taken, else the first in sort order. Without
+    `case_sensitive` the answer takes over the case of `value` where that is all lower or all upper.
     """
     wanted = value if case_sensitive else value.lower()
-    names = sorted(set(options) if case_sensitive else {option.lower() for option in options})
-    if wanted in names:
+    known = set(options) if case_sensitive else {option.lower() for option in options}
+    names = sorted(known, key=lambda name: (sorted(name) != sorted(wanted), name))
+    if wanted in known:
         return None
     best, nearest = None, _TOO_FAR
     for name in names:
@@ -25,6 +26,13 @@ def suggest(value: str, options: Iterable[str], *, case_sensitive: bool = True) 
     if best is not None and not case_sensitive and value == value.upper() and value != value.lower():
         return best.upper()
     return best
+
+
+def similar_name(name: str, others: Iterable[str]) -> str | None:
+    """Of the names of files the one that was probably meant: the same in other cases, or the nearest to a long one."""
+    names = sorted(others)
+    same = next((other for other in names if other.casefold() == name.casefold() and other != name), None)
+    return same or (suggest(name, names) if len(name) > _TOO_FAR else None)
 
 
 def with_suggestion(message: str, value: str, options: Iterable[str], *, case_sensitive: bool = True) -> str:

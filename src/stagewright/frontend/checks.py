@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stagewright.dockerfile import ast
 from stagewright.dockerfile.golang import quote
@@ -13,6 +13,7 @@ from stagewright.frontend import rules
 from stagewright.frontend.rules import Findings
 from stagewright.image.platform import Platform, parse_platform
 
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _RESERVED_NAMES = ("context", "scratch")
 
 
@@ -64,6 +65,18 @@ def check_bases(dockerfile: ast.Dockerfile, lexer: Lexer, args: Mapping[str, str
             _check_undefined(stage, word, lexer, args, declared, findings)
         if stage.platform:
             _check_platform(stage, lexer, args, findings)
+
+
+def misspelt_arguments(dockerfile: ast.Dockerfile, build_args: Iterable[str]) -> list[str]:
+    """What to say of build arguments that no ARG takes, where one has nearly that name."""
+    args = [*dockerfile.meta_args, *(item for stage in dockerfile.stages for item in stage.instructions)]
+    declared = {one.name for arg in args if isinstance(arg, ast.Arg) for one in arg.definitions}
+    said = []
+    for name in build_args:
+        best = suggest(name, declared)
+        if best is not None and name.lower() not in _PROXIES:
+            said.append(f"no ARG takes the build argument {name} (did you mean {best}?)")
+    return said
 
 
 def check_platform(name: str, expected: Platform, actual: Platform, location: SourceRange, findings: Findings) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from stagewright.dockerfile import ast
 from stagewright.dockerfile.golang import parse_int
 from stagewright.dockerfile.shell import Lexer
+from stagewright.dockerfile.suggest import with_suggestion
 from stagewright.errors import DockerfileError
 from stagewright.frontend.format import healthcheck, plain_list, quoted_list
 from stagewright.frontend.ports import parse_ports
@@ -121,7 +122,8 @@ def _check_signal(text: str) -> None:
     except ValueError:
         valid = text.upper().removeprefix("SIG") in _SIGNALS
     if not valid:
-        raise DockerfileError(f"invalid signal: {text}")
+        names = [f"SIG{name}" for name in _SIGNALS if len(name) > 2]
+        raise DockerfileError(with_suggestion(f"invalid signal: {text}", text, names, case_sensitive=False))
 
 
 def apply_healthcheck(state: StageState, instruction: ast.Healthcheck) -> None:

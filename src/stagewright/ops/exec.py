@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from operator import itemgetter
 
+from stagewright.dockerfile.suggest import suggest
 from stagewright.errors import CanceledError, SandboxError, StepFailedError
 from stagewright.graph.ops import ExecOp, Mount
 from stagewright.graph.vertex import Vertex, digest_of
@@ -188,12 +189,12 @@ class ExecRunner:
             os.close(handle)
 
     def _add_secret(self, mount: Mount, mounts: list[spec.Mount], env: list[str]) -> None:
-        data = self._worker.secret(mount.id)
+        data = self._worker.secrets.get(mount.id)
         if data is None:
             if mount.required:
-                raise SandboxError(
-                    f"secret {mount.id}: not found", hint=f"give it with --secret id={mount.id},src=FILE"
-                )
+                best = suggest(mount.id, self._worker.secrets)
+                advice = f"give it with --secret id={mount.id},src=FILE" + (f"; it is not {best}" if best else "")
+                raise SandboxError(f"secret {mount.id}: not found", hint=advice)
             return
         if mount.env is not None:
             if b"\0" in data:

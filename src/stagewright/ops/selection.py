@@ -33,12 +33,12 @@ def select(tree: Tree, action: CopyAction) -> list[Selected]:
     required path that does not, and for a wildcard without a match unless it is optional.
     """
     for path in action.required:
-        tree.entry(path.lstrip("/"))
+        tree.named(path.lstrip("/"))
     source = posixpath.normpath("/" + action.source).lstrip("/")
     if not action.wildcard or not has_wildcards(source):
-        return [_selected(tree, source)]
+        return [Selected(posixpath.basename(source), tree.named(source))]
     pattern = SourcePattern(source)
-    top = tree.entry(tree.resolve(pattern.folder))
+    top = tree.named(pattern.folder)
     found = [_selected(tree, path) for path in _matches(tree, pattern, top.path, "")]
     if not found and not action.optional:
         raise NotFoundError(f'"/{source}": not found')
@@ -92,7 +92,7 @@ def mount_digest(tree: Tree, selectors: Iterable[str], digests: FileDigests, che
     content = hashlib.sha256()
     with tree.at_hand() as files:
         for selector in selectors:
-            entry = files.entry(files.resolve(selector))
+            entry = files.named(selector)
             _add(content, describe(files, entry, "", digests))
             if entry.is_dir:
                 _add_below(content, files, entry, files.walk(entry.path), digests, check)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stagewright.errors import CanceledError
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Worker:
     """One per build. Callables stand for what is only made when it is first asked for.
 
-    `context` answers a local context by its name. `secret` answers a secret's bytes by its ID, `ssh_socket` the path
-    of an agent's socket; None where the build was not given one of that ID. `leaks` searches what steps with secrets
-    leave; None where the build was given none.
+    `context` answers a local context by its name, `ssh_socket` the path of an agent's socket by its ID, None where the
+    build was not given one. `secrets` are the bytes of the secrets by their IDs; `leaks` searches what steps with them
+    leave, and is None where the build was given none.
     """
 
     snapshots: SnapshotStore
@@ -37,7 +37,7 @@ class Worker:
     remotes: RemoteSources
     runtime: Callable[[], Runtime]
     context: Callable[[str], LocalContext]
-    secret: Callable[[str], bytes | None]
+    secrets: Mapping[str, bytes]
     ssh_socket: Callable[[str], str | None]
     host_ca: str | None = None
     leaks: LeakGuard | None = None

@@ -18,7 +18,7 @@ def render_failure(error: StagewrightError, *, doing: str = "", with_log: bool =
     if with_log and isinstance(error, StepFailedError):
         tail = clean_block(error.log_tail.rstrip("\n"), keep_colours=colour)
         parts += ["-" * 6, f" > {_step_name(error)}:", *([tail] if tail else []), "-" * 6]
-    if error.location is not None:
+    if error.location is not None and error.location.source.text:
         rule = "-" * 20
         parts.append(f"{clean_name(error.location.source.filename)}:{error.location.start}")
         parts += [rule, clean_block(error.location.excerpt()), rule]

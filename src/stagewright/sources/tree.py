@@ -8,7 +8,9 @@ root were the root of the file system, and the kernel is asked to refuse any tha
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import posixpath
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from operator import attrgetter
 from typing import Any
 
 from stagewright.dockerfile.ignore import Folder, Matcher
+from stagewright.dockerfile.suggest import similar_name
 from stagewright.errors import NotFoundError, StagewrightError
 from stagewright.snapshots import syscalls
 
@@ -25,6 +28,8 @@ _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RE
 _MAX_WAY = 32
 _MAX_NEAR = 500
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+# Among so many names one is looked for that a user may have meant.
+_MOST_NAMES = 1000
 
 
 class Entry:
@@ -110,6 +115,41 @@ class Tree:
         if self._is_hidden(entry):
             raise _hidden(path)
         return entry
+
+    def named(self, path: str) -> Entry:
+        """The file at a path that a user wrote, links followed. Raises NotFoundError with what was perhaps meant."""
+        resolved = self.resolve(path)
+        try:
+            return self.entry(resolved)
+        except NotFoundError as error:
+            error.hint = error.hint or self._near(resolved)
+            raise
+
+    def _near(self, path: str) -> str | None:
+        """A question after a path that differs from this one in one name."""
+        folder, _, name = path.rpartition("/")
+        rest = ""
+        while folder and not self._exists(folder):
+            rest = posixpath.join(name, rest)
+            folder, _, name = folder.rpartition("/")
+        best = similar_name(name, (posixpath.basename(entry.path) for entry in self._first_children(folder)))
+        if best is None:
+            return None
+        found, whole = posixpath.join(folder, best), posixpath.join(folder, best, rest).rstrip("/")
+        return f"did you mean {whole if self._exists(whole) else found}?"
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self.entry(path)
+        except NotFoundError:
+            return False
+        return True
+
+    def _first_children(self, folder: str) -> Iterator[Entry]:
+        try:
+            yield from itertools.islice(self.children(folder), _MOST_NAMES)
+        except StagewrightError:
+            return  # It is no folder.
 
     def walk(self, top: str, enters: Callable[[Entry], bool] | None = None) -> Iterator[Entry]:
         """What is below the folder `top`, not itself: folders before their contents, names in order.

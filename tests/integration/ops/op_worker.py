@@ -59,7 +59,7 @@ class Bench:
             remotes=cast(RemoteSources, None),
             runtime=lambda: cast(Runtime, self.runtime),
             context=lambda name: self.context(),
-            secret=self.secrets.get,
+            secrets=self.secrets,
             ssh_socket=self.sockets.get,
         )
         self.runner_of: Callable[[Vertex], OpRunner] = runners(self.worker)

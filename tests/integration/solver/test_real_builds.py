@@ -85,7 +85,7 @@ class Build:
             remotes=cast(RemoteSources, None),
             runtime=lambda: machine.runtime,
             context=lambda name: context,
-            secret=lambda id: None,
+            secrets={},
             ssh_socket=lambda id: None,
         )
         self.error: BaseException | None = None
