@@ -108,6 +108,8 @@ class Builder:
         self._definition = DefinitionReader(options, self._vertex, self._solve, snapshots, self.remotes, cancel)
         self.platform = host_platform() if options.platform is None else parse_platform(options.platform)
         self._caches = self._make_caches() if options.cache_from or options.cache_to else None
+        if self._caches is not None and options.cache_from:
+            self.state.cache_mounts.seed = self._caches.mounts.seed
         self._built: Solver | None = None
         self.state.keys.obtainable = lambda snapshot: self._lazy.obtainable(snapshot)
         self.state.snapshots.fill = lambda snapshot: self._lazy.fill(snapshot)

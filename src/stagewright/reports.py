@@ -34,6 +34,15 @@ class PruneReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheMountRow:
+    """A cache mount by the ID that steps mount it by: its bytes on disk, and its last use (Unix seconds)."""
+
+    id: str
+    size: int
+    last_used: float
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRow:
     """Something that takes space: `kind` is image, layer snapshot, cache, cache mount, git repository or blob.
 

@@ -20,12 +20,13 @@ from stagewright.image.digest import is_digest, sha256_digest
 from stagewright.image.gojson import loads_object
 from stagewright.image.manifest import Manifest, parse_manifest
 from stagewright.image.platform import host_platform, parse_platform
+from stagewright.options import Cache
 from stagewright.patterns import pattern
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
 from stagewright.records import dataclass
 from stagewright.registry.reference import Reference
-from stagewright.reports import ImageInfo, Means, PruneReport, UsageRow
+from stagewright.reports import CacheMountRow, ImageInfo, Means, PruneReport, UsageRow
 from stagewright.state import State
 
 if TYPE_CHECKING:
@@ -302,6 +303,35 @@ class Store:
                     names += [reference.familiar() for reference in image.names] or [image.descriptor.digest]
         return names
 
+    # --- cache mounts ---------------------------------------------------------------------------------------------
+
+    def cache_mounts(self) -> list[CacheMountRow]:
+        """The folders that steps keep between builds by `RUN --mount=type=cache`."""
+        rows: list[CacheMountRow] = self._call("stagewright.travel.calls:list_mounts", ())
+        return rows
+
+    def remove_cache_mounts(self, ids: Sequence[str]) -> list[str]:
+        """Remove cache mounts by their IDs, answers which. Raises StoreError for one that a build uses."""
+        gone: list[str] = self._call("stagewright.travel.calls:remove_mounts", (list(ids),))
+        return gone
+
+    def export_cache_mounts(self, place: Cache, ids: Sequence[str] = (), on_event: Sink | None = None) -> None:
+        """Export cache mounts, all where no IDs are given, to where a cache may be exported to.
+
+        The place then leads to these mounts and to nothing else. Raises as a build's export.
+        """
+        where = (self._config_path, dict(self._env), place, list(ids))
+        self._call("stagewright.travel.calls:export_mounts", where, on_event)
+
+    def import_cache_mounts(self, place: Cache, ids: Sequence[str] = (), on_event: Sink | None = None) -> list[str]:
+        """Import the cache mounts of an exported cache, all where no IDs are given; answers which.
+
+        One that is here already stays as it is. Raises as a build's import would warn.
+        """
+        where = (self._config_path, dict(self._env), place, list(ids))
+        imported: list[str] = self._call("stagewright.travel.calls:import_mounts", where, on_event)
+        return imported
+
     # --- space and settings ---------------------------------------------------------------------------------------
 
     def prune(self, all: bool = False) -> PruneReport:
@@ -319,10 +349,13 @@ class Store:
 
     def _through_the_door(self, task: str, *arguments: Any) -> Any:
         """Run a function of `stagewright.upkeep`, which may have to look into and remove other users' files."""
+        return self._call(f"stagewright.upkeep:{task}", arguments)
+
+    def _call(self, function: str, arguments: Sequence[Any], on_event: Sink | None = None) -> Any:
+        """Run a function ("module:name") on the state directory where it may touch other users' files."""
         from stagewright.door import passage
 
-        arguments = (str(self._state.root), *arguments)
-        return passage.call(f"stagewright.upkeep:{task}", arguments, None, threading.Event())
+        return passage.call(function, (str(self._state.root), *arguments), on_event, threading.Event())
 
     def info(self) -> dict[str, Any]:
         """The version, the settings in force, what this machine supports and what the store holds, as plain data."""

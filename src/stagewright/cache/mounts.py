@@ -29,6 +29,8 @@ class CacheMounts:
         self._root = root
         self._db = db
         self._locks = locks
+        # Is given each new folder, by its identity and its path, to bring back what a cache from elsewhere has for it.
+        self.seed: Callable[[str, str], None] = lambda identity, folder: None
 
     @contextmanager
     def use(
@@ -53,6 +55,47 @@ class CacheMounts:
         with self._locks.hold(f"mount/{folder}", shared=sharing == "shared", cancel=cancel):
             self._bring_back(folder)
             yield folder
+
+    def rows(self) -> list[tuple[str, str, float]]:
+        """All cache mounts, the oldest first: identity, absolute folder, and when it was last used (Unix seconds)."""
+        rows = self._db.query("SELECT id, dir, last_used FROM cache_mounts ORDER BY created, dir")
+        return [(identity, str(self._root / name), float(last_used)) for identity, name, last_used in rows]
+
+    @contextmanager
+    def alone(self, identity: str, cancel: threading.Event | None) -> Iterator[str | None]:
+        """The first folder of an identity, which nobody else uses within the block; None where there is none."""
+        folders = self._folders(identity)
+        if not folders:
+            yield None
+            return
+        with self._locks.hold(f"mount/{folders[0]}", cancel=cancel):
+            self._bring_back(folders[0])
+            yield folders[0] if os.path.isdir(folders[0]) else None
+
+    def ensure(self, identity: str, create: Callable[[str], None], cancel: threading.Event | None) -> bool:
+        """Have a folder for an identity, made by `create` as for `use`; whether it had to be made."""
+        with self._locks.hold(f"mount-create/{identity}", cancel=cancel):
+            if self._folders(identity):
+                return False
+            self._new_folder(identity, create)
+            return True
+
+    def forget(self, identity: str, remove: Callable[[str], None]) -> bool:
+        """Forget all folders of an identity, which `remove` removes; False, and nothing else, where one is in use."""
+        with self._locks.hold(f"mount-create/{identity}"):
+            held = [(folder, self._locks.try_hold(f"mount/{folder}")) for folder in self._folders(identity)]
+            try:
+                if any(handle is None for _, handle in held):
+                    return False
+                for folder, _ in held:
+                    self._bring_back(folder)
+                    self._db.execute("DELETE FROM cache_mounts WHERE dir = ?", (os.path.basename(folder),))
+                    remove(folder)
+            finally:
+                for _, handle in held:
+                    if handle is not None:
+                        os.close(handle)
+        return True
 
     def lent(self, folder: str, path: str) -> None:
         """Note that a folder, which the caller holds, is moved to an absolute path for a while."""
@@ -120,6 +163,7 @@ class CacheMounts:
         make_private(self._root)
         folder.mkdir()
         create(str(folder))
+        self.seed(identity, str(folder))
         now = time.time()
         self._db.execute(
             "INSERT INTO cache_mounts (id, dir, created, last_used) VALUES (?, ?, ?, ?)", (identity, name, now, now)

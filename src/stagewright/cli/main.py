@@ -25,6 +25,7 @@ COMMANDS = {
     "save": "Write images to an archive",
     "load": "Read images from an archive",
     "prune": "Remove what no image and no build needs",
+    "cache": "Show, export, import and remove cache mounts",
     "du": "Show what the store's space is used for",
     "info": "Show what this machine supports, and the settings",
     "version": "Show the version",

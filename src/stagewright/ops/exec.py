@@ -28,6 +28,8 @@ from stagewright.sources.tree import Tree
 
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
+# What an identity has before the mark of the files that it starts with.
+HOME_ONLY = "@@"
 # From the one that waits for least to the one that waits for most.
 _DEMANDS = ("private", "shared", "locked")
 
@@ -100,7 +102,7 @@ class ExecRunner:
             elif mount.kind == "tmpfs":
                 mounts.append(spec.TmpfsMount(mount.target, size=mount.size))
             elif mount.kind == "cache":
-                folder = caches[_cache_identity(mount, inputs)]
+                folder = caches[cache_identity(mount, _snapshot(mount, inputs))]
                 mounts.append(spec.BindMount(mount.target, folder, readonly=mount.readonly, is_kept=True))
             else:
                 mounts.append(self._bind_mount(mount, inputs, stack))
@@ -157,7 +159,7 @@ class ExecRunner:
         mounts: dict[str, Mount] = {}
         for mount in op.mounts:
             if mount.kind == "cache":
-                identity = _cache_identity(mount, inputs)
+                identity = cache_identity(mount, _snapshot(mount, inputs))
                 known = mounts.setdefault(identity, mount)
                 if _DEMANDS.index(mount.sharing) > _DEMANDS.index(known.sharing):
                     mounts[identity] = mount
@@ -273,11 +275,14 @@ def _snapshot(mount: Mount, inputs: tuple[Result, ...]) -> int | None:
     return inputs[mount.input].snapshot if mount.input is not None else None
 
 
-def _cache_identity(mount: Mount, inputs: tuple[Result, ...]) -> str:
+def cache_identity(mount: Mount, snapshot: int | None) -> str:
+    """Which cache mounts are the same one; `snapshot` is that of the files that it starts with.
+
+    As in BuildKit a folder that starts as something else is another folder. One that starts with files is of this
+    store alone.
+    """
     identity = mount.id or posixpath.normpath(mount.target)
-    snapshot = _snapshot(mount, inputs)
     if snapshot is None and (mount.mode, mount.uid, mount.gid) == (None, 0, 0):
         return identity
-    # As in BuildKit: a folder that starts as something else is another folder.
     start = [snapshot, mount.selector, mount.mode, mount.uid, mount.gid]
-    return f"{identity}@{digest_of(start)[:16]}"
+    return f"{identity}{'@' if snapshot is None else HOME_ONLY}{digest_of(start)[:16]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
@@ -25,6 +25,8 @@ from stagewright.solver.solver import Solved
 from stagewright.state import State
 from stagewright.travel.exporting import make_record
 from stagewright.travel.importing import ImportingKeys, Imports
+from stagewright.travel.mounts import MountTransfer, matching, used_by
+from stagewright.travel.mounts import descriptors as mount_descriptors
 from stagewright.travel.oci import Form, LocalStore, RegistryStore
 from stagewright.travel.options import (
     ExportSpec,
@@ -36,7 +38,7 @@ from stagewright.travel.options import (
     parse_import,
 )
 from stagewright.travel.place import CacheStore
-from stagewright.travel.record import CacheRecord
+from stagewright.travel.record import CacheMount, CacheRecord
 
 if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
@@ -86,15 +88,22 @@ class BuildCaches:
         self._emitter = emitter
         self._cancel = cancel
         self._layers = LayerBlobs(state.snapshots, state.blobs, state.db, remote)
+        self._packed: dict[str, CacheMount | None] = {}
 
     @cached_property
-    def _imports(self) -> Imports:
+    def imports(self) -> Imports:
+        """The caches that are imported."""
         stores = {str(place): self._store(place, None) for place in self._places}
         return Imports(stores, self._remote, self._vertex, self._cancel)
 
+    @cached_property
+    def mounts(self) -> MountTransfer:
+        """The way of cache mounts to and from these caches."""
+        return MountTransfer(self._state, self._remote, self.imports.mount, self._vertex, self._cancel)
+
     def keys(self, lazy: LazyLayers) -> ImportingKeys:
         """The store's keys and those of the imported caches."""
-        return ImportingKeys(self._state.db, self._imports, lazy)
+        return ImportingKeys(self._state.db, self.imports, lazy)
 
     @property
     def mounts_from(self) -> tuple[str, ...]:
@@ -141,8 +150,40 @@ class BuildCaches:
 
         with reporter.status("preparing build cache for export"):
             record = self._record(built, spec.is_max, blob_of)
+        if spec.used_mounts:
+            record = replace(record, mounts=self._pack_mounts(spec, built, reporter))
+        self._publish(spec, record, reporter)
+
+    def _pack_mounts(self, spec: ExportSpec, built: Built, reporter: Reporter) -> tuple[CacheMount, ...]:
+        """The cache mounts that an export asks for, in the order of their identities."""
+        wanted = set(used_by(built.solved))
+        if spec.mounts:
+            here = {identity for identity, _, _ in self._state.cache_mounts.rows()}
+            found = matching(spec.mounts, {*here, *self.imports.mounts()})
+            for id, identities in found.items():
+                if not identities:
+                    reporter.warn(f"there is no cache mount {id} to export to {spec.place}")
+            wanted = {identity for identities in found.values() for identity in identities}
+        return self._pack_all(wanted, reporter)
+
+    def export_mounts(self, identities: Collection[str]) -> None:
+        """Export these cache mounts and nothing else. Raises StagewrightError."""
+        for spec in self._exports:
+            with self._vertex(f"exporting cache mounts to {spec.place}") as reporter:
+                self._publish(spec, CacheRecord(mounts=self._pack_all(identities, reporter)), reporter)
+
+    def _pack_all(self, identities: Collection[str], reporter: Reporter) -> tuple[CacheMount, ...]:
+        packed = []
+        for identity in sorted(identities):
+            if identity not in self._packed:
+                self._packed[identity] = self.mounts.pack(identity, reporter)
+            if (mount := self._packed[identity]) is not None:
+                packed.append(mount)
+        return tuple(packed)
+
+    def _publish(self, spec: ExportSpec, record: CacheRecord, reporter: Reporter) -> None:
         store = self._store(spec.place, spec)
-        descriptors = _descriptors(record)
+        descriptors = [*_descriptors(record), *mount_descriptors(record.mounts)]
         self._put(store, descriptors, reporter)
         with reporter.status("writing cache manifest"):
             store.publish(record, descriptors, self._cancel)

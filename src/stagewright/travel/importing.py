@@ -11,18 +11,10 @@ from stagewright.content.db import Database
 from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
 from stagewright.progress.reporter import Reporter
-from stagewright.records import dataclass
 from stagewright.snapshots.lazy import LazyLayers
+from stagewright.travel.mounts import descriptors
 from stagewright.travel.place import CacheStore
 from stagewright.travel.record import CacheMount, CacheRecord, CacheStep
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedMount:
-    """A cache mount of an imported cache, and the place that has its files."""
-
-    mount: CacheMount
-    store: CacheStore
 
 
 class Imports:
@@ -51,25 +43,40 @@ class Imports:
         self._read()
         return self._steps.get(key, ())
 
-    def mount(self, identity: str) -> ImportedMount | None:
+    def mount(self, identity: str) -> CacheMount | None:
         """The cache mount of that identity in the first cache that has one."""
-        for record, store in self._read():
-            for mount in record.mounts:
-                if mount.id == identity:
-                    return ImportedMount(mount, store)
-        return None
+        return self.mounts().get(identity)
+
+    def mounts(self) -> dict[str, CacheMount]:
+        """All cache mounts by their identities."""
+        return {mount.id: mount for record, _ in reversed(self._read()) for mount in record.mounts}
 
     def _read(self) -> Sequence[tuple[CacheRecord, CacheStore]]:
         with self._lock:
             if self._records is None:
                 self._records = self._load_all()
                 for record, store in self._records:
-                    for layer in record.layers:
-                        self._remote.add(layer.known.blob.digest, store.fetch)
+                    self._learn(record, store)
                     for step in record.steps:
                         for key in dict.fromkeys([step.canonical, *step.keys]):
                             self._steps.setdefault(key, []).append((record, step))
             return self._records
+
+    def load_mounts(self) -> dict[str, CacheMount]:
+        """As `mounts`, for who wants nothing else of the caches: raises StagewrightError where one cannot be read."""
+        found: dict[str, CacheMount] = {}
+        for store in self._stores.values():
+            record = store.load(self._cancel)
+            self._learn(record, store)
+            found = {**{mount.id: mount for mount in record.mounts}, **found}
+        return found
+
+    def _learn(self, record: CacheRecord, store: CacheStore) -> None:
+        """Note where the blobs of a cache are."""
+        for layer in record.layers:
+            self._remote.add(layer.known.blob.digest, store.fetch)
+        for blob in descriptors(record.mounts):
+            self._remote.add(blob.digest, store.fetch)
 
     def _load_all(self) -> list[tuple[CacheRecord, CacheStore]]:
         loaded: list[CacheRecord | None] = [None] * len(self._stores)

@@ -58,11 +58,14 @@ class CacheStep:
 
 @dataclass(frozen=True, slots=True)
 class CacheMount:
-    """A cache mount by its identity: the digest of its list of files (see travel/files.py), and that blob's size."""
+    """A cache mount by its identity: the blob of its list of files (see travel/files.py) and its packs.
+
+    Blobs are (digest, size in bytes).
+    """
 
     id: str
-    digest: str
-    size: int
+    files: tuple[str, int]
+    packs: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,10 @@ class CacheRecord:
         value: dict[str, Any] = {"layers": [_layer_json(layer) for layer in self.layers]}
         value["steps"] = [_step_json(step) for step in self.steps]
         if self.mounts:
-            value["mounts"] = [{"id": m.id, "digest": m.digest, "size": m.size} for m in self.mounts]
+            value["mounts"] = [
+                {"id": mount.id, "files": _blob_json(mount.files), "packs": list(map(_blob_json, mount.packs))}
+                for mount in self.mounts
+            ]
         return dumps(value)
 
     @staticmethod
@@ -99,11 +105,26 @@ class CacheRecord:
             return CacheRecord()
         layers = tuple(_layer(entry, index) for index, entry in enumerate(fields.objects("layers")))
         steps = tuple(_step(entry, len(layers)) for entry in fields.objects("steps"))
-        mounts = tuple(
-            CacheMount(entry.string("id"), validate_digest(entry.raw("digest")), entry.integer("size"))
-            for entry in fields.objects("mounts")
-        )
+        mounts = tuple(_mount(entry) for entry in fields.objects("mounts"))
         return CacheRecord(layers, steps, mounts)
+
+
+def _blob_json(blob: tuple[str, int]) -> dict[str, Any]:
+    return {"blob": blob[0], "size": blob[1]}
+
+
+def _mount(fields: Fields) -> CacheMount:
+    files = fields.object("files")
+    if files is None or not fields.string("id"):
+        raise IntegrityError("cache config: a cache mount is without its id or its list of files")
+    return CacheMount(fields.string("id"), _blob(files), tuple(map(_blob, fields.objects("packs"))))
+
+
+def _blob(fields: Fields) -> tuple[str, int]:
+    size = fields.integer("size")
+    if size < 0:
+        raise IntegrityError(f"{fields.what}: size is negative")
+    return validate_digest(fields.raw("blob")), size
 
 
 def _layer_json(layer: CacheLayer) -> dict[str, Any]:

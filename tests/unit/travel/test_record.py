@@ -29,7 +29,7 @@ RECORD = CacheRecord(
         CacheStep("d:3", (), "empty", is_empty=True),
         CacheStep("s:4", ("d:4",)),
     ),
-    (CacheMount("/root/.cache", digest("c"), 12),),
+    (CacheMount("/root/.cache", (digest("c"), 12), ((digest("d"), 5),)),),
 )
 
 
@@ -72,7 +72,10 @@ def test_a_cache_of_buildkits_own_is_an_empty_one() -> None:
         (("steps", 0, "canonical"), "n:1"),
         (("steps", 0, "canonical"), ""),
         (("steps",), {}),
-        (("mounts", 0, "digest"), "x"),
+        (("mounts", 0, "files"), None),
+        (("mounts", 0, "files", "blob"), "x"),
+        (("mounts", 0, "packs", 0, "size"), -1),
+        (("mounts", 0, "id"), ""),
     ],
 )
 def test_a_document_that_contradicts_itself_is_refused(where: tuple[str | int, ...], value: object) -> None:
