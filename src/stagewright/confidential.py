@@ -44,4 +44,10 @@ def _credentials(options: BuildOptions, env: Mapping[str, str]) -> list[bytes]:
     for name, value in [*env.items(), *proxy_arguments(env).items(), *options.build_args.items()]:
         if name.lower() in _PROXIES:
             urls.append(value if "://" in value else f"http://{value}")
-    return [text.encode(errors="surrogateescape") for url in urls for text in credentials_in(url)]
+    keys: list[str] = []
+    if options.cache_from or options.cache_to:
+        from stagewright.travel.options import credentials_of
+
+        keys = credentials_of([*options.cache_from, *options.cache_to], env)
+    found = [*keys, *(text for url in urls for text in credentials_in(url))]
+    return [text.encode(errors="surrogateescape") for text in found]

@@ -34,6 +34,7 @@ from stagewright.travel.options import (
     LocalPlace,
     Place,
     RegistryPlace,
+    S3Place,
     parse_export,
     parse_import,
 )
@@ -248,6 +249,10 @@ class BuildCaches:
                 return list(dict.fromkeys(name.path for name in names if name.domain == domain))
 
             return RegistryStore(self._client, place.ref, blobs, self._platform, form, mount_from)
+        if isinstance(place, S3Place):
+            from stagewright.travel.s3 import S3Store
+
+            return S3Store(place)
         assert isinstance(place, LocalPlace)
         return LocalStore(place, blobs, self._platform, form)
 

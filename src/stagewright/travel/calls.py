@@ -19,14 +19,17 @@ from stagewright.image.digest import sha256_digest
 from stagewright.image.platform import host_platform
 from stagewright.options import BuildOptions, Cache
 from stagewright.progress.events import Sink
+from stagewright.progress.masking import mask_error
 from stagewright.progress.reporter import Emitter
 from stagewright.records import replace
 from stagewright.registry.client import RegistryClient
 from stagewright.reports import CacheMountRow
+from stagewright.secrecy.masks import Masks
 from stagewright.snapshots.tree import remove_tree, tree_size
 from stagewright.state import State
 from stagewright.travel.caches import BuildCaches
 from stagewright.travel.mounts import matching, travels
+from stagewright.travel.options import credentials_of
 
 
 def list_mounts(root: str, sink: Sink | None, cancel: threading.Event) -> list[CacheMountRow]:
@@ -132,7 +135,9 @@ def _caches(
     cache_to: Sequence[Cache] = (),
 ) -> Iterator[BuildCaches]:
     options = BuildOptions(".", cache_from=tuple(cache_from), cache_to=tuple(cache_to))
-    emitter = Emitter(sink)
+    credentials = credentials_of([*cache_from, *cache_to], env)
+    masks = Masks([text.encode(errors="surrogateescape") for text in credentials]) if credentials else None
+    emitter = Emitter(sink, masks)
     with ExitStack() as stack:
         clients: list[RegistryClient] = []
 
@@ -142,7 +147,7 @@ def _caches(
                 stack.callback(clients[0].close)
             return clients[0]
 
-        yield BuildCaches(
+        caches = BuildCaches(
             options,
             env,
             state,
@@ -154,3 +159,9 @@ def _caches(
             emitter,
             cancel,
         )
+        try:
+            yield caches
+        except BaseException as error:
+            if masks is not None:
+                mask_error(error, masks)
+            raise

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 
 from stagewright.errors import UsageError
 from stagewright.exporters.attrs import Attrs
 from stagewright.image.digest import is_digest
 from stagewright.options import Cache
 from stagewright.records import dataclass, field
+from stagewright.redaction import credentials_in
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.compress import Compression
 
@@ -38,6 +40,27 @@ class LocalPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class S3Place:
+    """A bucket of an S3 server. Without keys they are those of the environment, as boto3 finds them.
+
+    A cache goes by each of `names`; the first is the one that is read.
+    """
+
+    bucket: str
+    region: str
+    prefix: str = ""
+    names: tuple[str, ...] = ("buildkit",)
+    endpoint_url: str | None = None
+    path_style: bool = False
+    access_key_id: str | None = field(default=None, repr=False)
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}manifests/{self.names[0]}"
+
+
+@dataclass(frozen=True, slots=True)
 class InlinePlace:
     """The config of the image that is built."""
 
@@ -45,7 +68,7 @@ class InlinePlace:
         return "the image"
 
 
-Place = RegistryPlace | LocalPlace | InlinePlace
+Place = RegistryPlace | LocalPlace | InlinePlace | S3Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +97,7 @@ def parse_export(cache: Cache, env: Mapping[str, str]) -> ExportSpec:
         "registry": lambda: _registry(attrs),
         "local": lambda: LocalPlace(attrs.required("dest", "the folder to write to"), attrs.text("tag") or "latest"),
         "inline": InlinePlace,
+        "s3": lambda: _s3(attrs, env, TO),
     }
     place = _make(cache, makers, TO)
     is_max = attrs.choice("mode", "min", "max") == "max"
@@ -105,6 +129,7 @@ def parse_import(cache: Cache, env: Mapping[str, str]) -> Place:
     makers: dict[str, Callable[[], Place]] = {
         "registry": lambda: _registry(attrs),
         "local": lambda: _local_source(attrs),
+        "s3": lambda: _s3(attrs, env, FROM),
     }
     if cache.mounts:
         raise UsageError(f"{FROM} has no mount=...: all cache mounts of a cache come with it")
@@ -131,3 +156,47 @@ def _local_source(attrs: Attrs) -> LocalPlace:
     if digest is not None and not is_digest(digest):
         raise UsageError(f'{FROM} type=local: digest="{digest}" is not a digest')
     return LocalPlace(folder, attrs.text("tag") or "latest", digest)
+
+
+def _s3(attrs: Attrs, env: Mapping[str, str], flag: str) -> S3Place:
+    found: dict[str, str] = {}
+    for key in ("bucket", "region"):
+        variable = f"AWS_{key.upper()}"
+        found[key] = attrs.text(key) or env.get(variable, "")
+        if not found[key]:
+            raise UsageError(f"{flag} type=s3 needs {key}=... or ${variable}")
+    key_id, secret = attrs.text("access_key_id"), attrs.text("secret_access_key")
+    if (key_id is None) != (secret is None):
+        raise UsageError(f"{flag} type=s3: access_key_id and secret_access_key belong together")
+    place = S3Place(
+        found["bucket"],
+        found["region"],
+        attrs.text("prefix") or "",
+        tuple(name for name in (attrs.text("name") or "buildkit").split(";") if name) or ("buildkit",),
+        attrs.text("endpoint_url"),
+        attrs.flag("use_path_style", False),
+        key_id,
+        secret,
+        attrs.text("session_token"),
+    )
+    if find_spec("boto3") is None:
+        raise UsageError(f"{flag} type=s3 needs boto3, which is not installed", hint="pip install 'stagewright[s3]'")
+    return place
+
+
+# The options, and the variables of the environment, that are credentials.
+_SECRET_OPTIONS = ("access_key_id", "secret_access_key", "session_token", "token")
+_SECRET_VARIABLES = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    "gha": ("ACTIONS_RUNTIME_TOKEN",),
+}
+
+
+def credentials_of(caches: Iterable[Cache], env: Mapping[str, str]) -> list[str]:
+    """What the places of caches are asked with, and nobody else may see."""
+    found = []
+    for cache in caches:
+        found += [cache.attrs[key] for key in _SECRET_OPTIONS if key in cache.attrs]
+        found += [env[name] for name in _SECRET_VARIABLES.get(cache.type, ()) if name in env]
+        found += credentials_in(cache.attrs.get("endpoint_url", ""))
+    return [value for value in dict.fromkeys(found) if value]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from stagewright.cli.specs import parse_cache
 from stagewright.errors import UsageError
 from stagewright.options import Cache
 from stagewright.snapshots.compress import Compression
-from stagewright.travel.options import InlinePlace, LocalPlace, RegistryPlace, parse_export, parse_import
+from stagewright.travel.options import (
+    InlinePlace,
+    LocalPlace,
+    RegistryPlace,
+    S3Place,
+    credentials_of,
+    parse_export,
+    parse_import,
+)
 
 
 def to(text: str, **env: str) -> object:
@@ -100,3 +110,46 @@ def test_a_wrong_import(text: str, said: str) -> None:
     with pytest.raises(UsageError, match="--cache-from") as caught:
         from_(text)
     assert said in caught.value.message
+
+
+def test_s3_takes_what_the_environment_has() -> None:
+    place = from_("type=s3", AWS_BUCKET="b", AWS_REGION="r")
+    assert place == S3Place("b", "r")
+    text = "type=s3,bucket=b,region=r,prefix=p/,name=a;b,endpoint_url=http://x,use_path_style=true,access_key_id=i,"
+    place = from_(text + "secret_access_key=very-secret,session_token=very-secret-too")
+    assert place == S3Place("b", "r", "p/", ("a", "b"), "http://x", True, "i", "very-secret", "very-secret-too")
+    assert "very-secret" not in repr(place) and "very-secret" not in str(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("type=s3,region=r", "needs bucket=... or $AWS_BUCKET"),
+        ("type=s3,bucket=b", "needs region=... or $AWS_REGION"),
+        ("type=s3,bucket=b,region=r,access_key_id=i", "belong together"),
+        ("type=s3,bucket=b,region=r,use_path_style=maybe", "neither true nor false"),
+        ("type=s3,bucket=b,region=r,oci-mediatypes=true", 'unknown or unsupported option "oci-mediatypes"'),
+    ],
+)
+def test_a_wrong_bucket(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match="--cache-to") as caught:
+        to(text)
+    assert said in caught.value.message
+
+
+def test_s3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setattr("stagewright.travel.options.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="boto3") as caught:
+        from_("type=s3,bucket=b,region=r")
+    assert caught.value.hint == "pip install 'stagewright[s3]'"
+
+
+def test_credentials_are_known_to_be_hidden() -> None:
+    caches = [Cache("s3", {"secret_access_key": "s", "session_token": "t", "endpoint_url": "http://u:p-p@x"})]
+    assert credentials_of(caches, {"AWS_SECRET_ACCESS_KEY": "e", "ACTIONS_RUNTIME_TOKEN": "other"}) == [
+        "s",
+        "t",
+        "e",
+        "p-p",
+    ]
