@@ -203,7 +203,9 @@ class Builder:
 
     def _layer_blobs(self) -> LayerBlobs:
         state = self.state
-        return LayerBlobs(state.snapshots, state.blobs, state.db, self._remote if self._caches else None)
+        remote = self._remote if self._caches else None
+        again = partial(self.images.fetch_again, cancel=self._cancel)
+        return LayerBlobs(state.snapshots, state.blobs, state.db, remote, again)
 
     @cached_property
     def _leaks(self) -> LeakGuard:

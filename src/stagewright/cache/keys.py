@@ -82,14 +82,18 @@ class KeyStore:
             )
 
     def touch(self, canonicals: list[str]) -> None:
-        """Note that these results were used now, unless that is noted of the last minute already."""
+        """Note that these results were used now, unless that is noted of the last minute already.
+
+        A use that is noted of the future, by a clock that was wrong, would keep its result from ever being old.
+        """
         now = time.time()
         for start in range(0, len(canonicals), _PARAMETERS_AT_ONCE):
             some = canonicals[start : start + _PARAMETERS_AT_ONCE]
             marks = ", ".join("?" * len(some))
             self._db.execute(
-                f"UPDATE cache_results SET last_used = ? WHERE last_used < ? AND canonical IN ({marks})",  # noqa: S608
-                (now, now - _USE_RESOLUTION_S, *some),
+                f"UPDATE cache_results SET last_used = ?"  # noqa: S608
+                f" WHERE last_used NOT BETWEEN ? AND ? AND canonical IN ({marks})",
+                (now, now - _USE_RESOLUTION_S, now, *some),
             )
 
     def content_digest(self, snapshot: int, selector: str) -> str | None:

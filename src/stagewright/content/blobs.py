@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from stagewright.content.folders import make_private
 from stagewright.errors import IntegrityError, NotFoundError, StoreError
 from stagewright.image.digest import is_digest, sha256_digest, split_digest, verify_digest
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_BLOCK = 1 << 20
 
 
 class BlobWriter:
@@ -93,6 +99,41 @@ class BlobWriter:
         return self._expected or "(not yet named)"
 
 
+class _VerifiedFile(io.RawIOBase):
+    """A blob as it is read from its start: its end is an IntegrityError where the bytes were not those of its digest.
+
+    So whoever copies it notices before the copy is whole.
+    """
+
+    def __init__(self, store: BlobStore, digest: str) -> None:
+        super().__init__()
+        self._store = store
+        self._digest = digest
+        self._file = store.open(digest)
+        self._left = os.fstat(self._file.fileno()).st_size
+        self._hash = hashlib.new(split_digest(digest)[0])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        count: int = self._file.readinto(view)  # type: ignore[attr-defined]
+        self._hash.update(view[:count])
+        self._left -= count
+        if (self._left <= 0 or not count) and self._hash.hexdigest() != split_digest(self._digest)[1]:
+            self._store.discard_damaged(self._digest)
+            raise IntegrityError(
+                f"blob {self._digest} was damaged on the disk, and has been removed",
+                hint="build again: it is made or fetched anew; stagewright check looks for more damage",
+            )
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 class BlobStore:
     """The blobs below `root`. Safe for use by several threads and several processes at once."""
 
@@ -126,6 +167,29 @@ class BlobStore:
             return self.path(digest).open("rb")
         except FileNotFoundError:
             raise NotFoundError(f"blob {digest} is not in the store") from None
+
+    def open_verified(self, digest: str) -> BinaryIO:
+        """As `open`, for what leaves the store: the read of the last bytes raises IntegrityError where it is damaged.
+
+        A damaged blob is removed then, since the next build makes or fetches what is not there.
+        """
+        return cast(BinaryIO, io.BufferedReader(_VerifiedFile(self, digest), _BLOCK))
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether the blob's bytes are what its digest says; False where it is not there."""
+        try:
+            with self.open(digest) as file:
+                algorithm, encoded = split_digest(digest)
+                return hashlib.file_digest(file, algorithm).hexdigest() == encoded  # type: ignore[arg-type]
+        except (NotFoundError, OSError):
+            return False
+
+    def discard_damaged(self, digest: str) -> bool:
+        """Remove the blob if its bytes are not what its digest says; whether it is gone."""
+        if self.is_whole(digest):
+            return False
+        self.delete(digest)
+        return True
 
     def read(self, digest: str, limit: int = 8 << 20) -> bytes:
         """The bytes of a small blob, verified.

@@ -133,6 +133,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._depth = 0
+        self._path = path
         try:
             # The layers below hold other people's setuid programs, which no other user may come by.
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ class Database:
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._open(path)
         except sqlite3.Error as error:
-            raise StoreError(f"cannot open the metadata file {path}: {error}") from error
+            raise _refusal(path, "opened", error) from error
         except OSError as error:
             raise StoreError(f"cannot use the state directory {path.parent}: {error.strerror}") from error
 
@@ -189,7 +190,7 @@ class Database:
             with self._lock:
                 return self._connection.execute(sql, tuple(parameters)).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"the metadata file cannot be read: {error}") from error
+            raise _refusal(self._path, "read", error) from error
 
     def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement that writes; answers the last row id (of an INSERT)."""
@@ -197,7 +198,7 @@ class Database:
             with self._lock:
                 return self._connection.execute(sql, tuple(parameters)).lastrowid or 0
         except sqlite3.Error as error:
-            raise StoreError(f"the metadata file cannot be written: {error}") from error
+            raise _refusal(self._path, "written", error) from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -209,7 +210,7 @@ class Database:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                raise StoreError(f"the metadata file cannot be written: {error}") from error
+                raise _refusal(self._path, "written", error) from error
             self._depth = 1
             try:
                 yield
@@ -218,7 +219,7 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise StoreError(f"the metadata file cannot be written: {error}") from error
+                    raise _refusal(self._path, "written", error) from error
                 raise
             finally:
                 self._depth = 0
@@ -226,3 +227,33 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+
+def _refusal(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
+    """What SQLite's error means for who uses the store, and what can be done."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreError(
+            f"the metadata file {path} is damaged: {error}",
+            hint="stagewright check says what of the store is whole, and check --repair lets builds work again",
+        )
+    # SQLite gives other names to a full disk, too, where it is about files beside the one that it writes to.
+    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)):
+        return StoreError(
+            f"the metadata file {path} cannot be {doing}: the disk is full",
+            hint="make room on it; stagewright du says what the store takes, prune --all frees it",
+        )
+    if code == sqlite3.SQLITE_READONLY or (code == sqlite3.SQLITE_CANTOPEN and not os.access(path.parent, os.W_OK)):
+        return StoreError(
+            f"the metadata file {path} cannot be {doing}: the state directory is read-only",
+            hint="make it writable, or use another --root",
+        )
+    return StoreError(f"the metadata file {path} cannot be {doing}: {error}")
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < 1 << 16 or (room.f_files > 0 and not room.f_favail)

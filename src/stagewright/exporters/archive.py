@@ -192,7 +192,7 @@ def _member(digest: str) -> str:
 
 def _write_blob(name: str, digest: str, size: int, blobs: BlobStore, sink: ChunkSink) -> None:
     sink.write(header(name.encode(), REGULAR, mode=0o444, size=size))
-    with blobs.open(digest) as file:
+    with blobs.open_verified(digest) as file:
         try:
             sink.copy(file, size)
         except EOFError:
@@ -212,7 +212,7 @@ def _make_folders(top: str, path: str) -> None:
 def _copy_blob(blobs: BlobStore, digest: str, target: str) -> None:
     import shutil
 
-    with blobs.open(digest) as source, replaced(target) as file:
+    with blobs.open_verified(digest) as source, replaced(target) as file:
         shutil.copyfileobj(source, file, 1 << 20)
 
 

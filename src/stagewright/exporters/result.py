@@ -68,7 +68,7 @@ class Services:
         """A blob, fetched from an imported cache where it is not in the store. Raises NotFoundError."""
         if self.remote is not None and not self.blobs.has(blob.digest) and self.remote.has(blob.digest):
             self.remote.fetch(blob, cancel=self.cancel)
-        return self.blobs.open(blob.digest)
+        return self.blobs.open_verified(blob.digest)
 
     def check_canceled(self) -> None:
         """Raise CanceledError once the build is canceled."""

@@ -80,7 +80,7 @@ def push_image(
 
     def push(blob: Descriptor, stop: threading.Event) -> None:
         report = _blob_progress(blob, progress, stop)
-        opened = partial(open_blob, blob) if open_blob is not None else partial(store.open, blob.digest)
+        opened = partial(open_blob, blob) if open_blob is not None else partial(store.open_verified, blob.digest)
         client.push_blob(ref, blob, opened, mount_from, report, cancel)
         report(blob.size, blob.size)
 

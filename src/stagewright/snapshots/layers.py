@@ -20,16 +20,23 @@ _PULLED = ""
 class LayerBlobs:
     """The table `layer_blobs`. A known blob is never made again; two threads that want one make it once.
 
-    Blobs that are not in the store may be in `remote`.
+    Blobs that are not in the store may be in `remote`. `fetch_again` is asked for a base image's layer that was in the
+    store once, by its digest, and says whether it is there again.
     """
 
     def __init__(
-        self, snapshots: SnapshotStore, blobs: BlobStore, db: Database, remote: RemoteBlobs | None = None
+        self,
+        snapshots: SnapshotStore,
+        blobs: BlobStore,
+        db: Database,
+        remote: RemoteBlobs | None = None,
+        fetch_again: Callable[[str], bool] = lambda digest: False,
     ) -> None:
         self._snapshots = snapshots
         self._blobs = blobs
         self._db = db
         self._remote = remote
+        self._fetch_again = fetch_again
         self._lock = threading.Lock()
         self._making: dict[tuple[str, str], threading.Lock] = {}
 
@@ -115,7 +122,8 @@ class LayerBlobs:
         if blob is None or self._blobs.has(blob.digest):
             return blob
         if self._remote is None or not self._remote.has(blob.digest):
-            return None
+            # Packed anew it would have other bytes than its image has.
+            return blob if variant == _PULLED and self._fetch_again(blob.digest) else None
         if fetch:
             self._remote.fetch(Descriptor(blob.media_type, blob.digest, blob.size))
         return blob

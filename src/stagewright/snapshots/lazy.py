@@ -18,7 +18,7 @@ from stagewright import privilege
 from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.remote import RemoteBlobs
-from stagewright.errors import CanceledError
+from stagewright.errors import CanceledError, IntegrityError
 from stagewright.image.descriptor import Descriptor
 from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
@@ -104,7 +104,13 @@ class LazyLayers:
             try:
                 for row, blob, download in zip(rows, blobs, downloads, strict=True):
                     download.result()
-                    self._unpack(row, blob, reporter)
+                    try:
+                        self._unpack(row, blob, reporter)
+                    except IntegrityError:
+                        if not self._blobs.discard_damaged(blob.digest):
+                            raise
+                        fetch(blob)
+                        self._unpack(row, blob, reporter)
             finally:
                 stop.set()
 

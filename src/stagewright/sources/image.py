@@ -211,10 +211,28 @@ class ImageSource:
         try:
             for layer, diff_id, chain in missing:
                 downloads.wait(layer)
-                snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter, cancel)
+                try:
+                    snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter, cancel)
+                except IntegrityError:
+                    if not self._blobs.discard_damaged(layer.digest):
+                        raise  # The image itself is wrong.
+                    # It was whole when it came: the disk has damaged it since.
+                    self._fetch(resolved, layer, reporter, cancel)
+                    snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter, cancel)
         finally:
             downloads.close()
         return snapshot
+
+    def fetch_again(self, digest: str, cancel: threading.Event) -> bool:
+        """Fetch a layer's blob that was in the store once; whether an image that this build has resolved names it."""
+        with self._lock:
+            known = list(self._resolved.values())
+        for resolved in known:
+            for layer in resolved.manifest.layers:
+                if layer.digest == digest:
+                    resolved.origin().fetch_blob(resolved.reference, layer, self._blobs, None, cancel)
+                    return True
+        return False
 
     def _fetch(self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
         if self._blobs.has(layer.digest, layer.size):

@@ -236,7 +236,7 @@ class BuildCaches:
 
     def _open(self, blob: Descriptor) -> BinaryIO:
         self._remote.fetch(blob, cancel=self._cancel)
-        return self._state.blobs.open(blob.digest)
+        return self._state.blobs.open_verified(blob.digest)
 
     def _store(self, place: Place, spec: ExportSpec | None) -> CacheStore:
         form = Form(as_image=spec is None or spec.as_image, oci_mediatypes=spec is None or spec.oci_mediatypes)

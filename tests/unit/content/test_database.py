@@ -67,5 +67,5 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> None
 def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "metadata.db"
     path.write_bytes(b"no database at all" * 1000)
-    with pytest.raises(StoreError, match="cannot open the metadata file"):
+    with pytest.raises(StoreError, match="is damaged: file is not a database"):
         Database(path)
