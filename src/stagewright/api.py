@@ -21,7 +21,16 @@ from stagewright.options import (
     outputs_of,
 )
 from stagewright.progress.events import Sink
-from stagewright.reports import CheckReport, ImageInfo, Outline, PruneReport, TargetList, UsageRow
+from stagewright.reports import (
+    CheckReport,
+    ImageInfo,
+    Outline,
+    PruneReport,
+    StoreCheck,
+    StoreProblem,
+    TargetList,
+    UsageRow,
+)
 
 if TYPE_CHECKING:
     from stagewright.linting import LintReport
@@ -39,6 +48,8 @@ __all__ = [
     "SshSource",
     "StepLimits",
     "Store",
+    "StoreCheck",
+    "StoreProblem",
     "TargetList",
     "UsageRow",
     "build",

@@ -133,11 +133,8 @@ class Collector:
 
     def _remove_unnamed_mounts(self, removed: _Removed) -> None:
         """Remove the folders of cache mounts whose maker died before, or whose remover died after, the row."""
-        folder = str(self._state.root / "mounts")
-        known = {name for (name,) in self._state.db.query("SELECT dir FROM cache_mounts")}
-        for name in _names(folder):
-            if name not in known:
-                removed.reclaimed += _remove(os.path.join(folder, name))
+        for folder in self._state.cache_mounts.unnamed():
+            removed.reclaimed += _remove(folder)
 
 
 def _names(folder: str) -> list[str]:

@@ -140,3 +140,31 @@ class Means:
     snapshotter: str
     refusals: tuple[tuple[str, str], ...]
     forgone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreProblem:
+    """Something that is wrong in the store: `what` of which `kind`, what is `wrong` with it, and what a repair `costs`.
+
+    `repaired` tells that it was mended now.
+    """
+
+    kind: str
+    what: str
+    wrong: str
+    costs: str
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCheck:
+    """What a check of the store has found, and how much it looked at.
+
+    While something uses the store (`busy`) nothing is repaired, and what may be in the making is not looked at.
+    """
+
+    problems: tuple[StoreProblem, ...]
+    busy: bool
+    blobs: int
+    snapshots: int
+    images: int

@@ -26,7 +26,7 @@ from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
 from stagewright.records import dataclass
 from stagewright.registry.reference import Reference
-from stagewright.reports import CacheMountRow, ImageInfo, Means, PruneReport, UsageRow
+from stagewright.reports import CacheMountRow, ImageInfo, Means, PruneReport, StoreCheck, UsageRow
 from stagewright.state import State
 
 if TYPE_CHECKING:
@@ -346,6 +346,14 @@ class Store:
         """What takes space."""
         rows: list[UsageRow] = self._through_the_door("disk_usage")
         return rows
+
+    def check(self, repair: bool = False) -> StoreCheck:
+        """Look for what is wrong in the store; with `repair` remove it, so that builds make it anew.
+
+        Nothing is repaired while a build or a transfer uses the store.
+        """
+        check: StoreCheck = self._through_the_door("check", repair)
+        return check
 
     def _through_the_door(self, task: str, *arguments: Any) -> Any:
         """Run a function of `stagewright.upkeep`, which may have to look into and remove other users' files."""

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from stagewright import privilege
 from stagewright.progress.events import Sink
-from stagewright.reports import Means, PruneReport, UsageRow
+from stagewright.reports import Means, PruneReport, StoreCheck, UsageRow
 from stagewright.state import State
 
 
@@ -27,6 +27,16 @@ def disk_usage(root: str, sink: Sink | None, cancel: threading.Event) -> list[Us
     privilege.require()
     with closing(State(root, {})) as state:
         return measure(state)
+
+
+def check(root: str, repair: bool, sink: Sink | None, cancel: threading.Event) -> StoreCheck:
+    """See `Store.check`; `root` is the state directory."""
+    from pathlib import Path
+
+    from stagewright.health.checkup import check_store
+
+    privilege.require()
+    return check_store(Path(root), repair)
 
 
 def means(root: str, snapshotter: str, sink: Sink | None, cancel: threading.Event) -> Means:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stagewright.errors import CanceledError
+from stagewright.errors import CanceledError, StoreError
 
 # struct flock on 64-bit Linux: short type, short whence, (padding) off_t start, off_t len, pid_t pid (0 for OFD locks).
 _FLOCK = struct.Struct("hhqqi4x")
@@ -54,7 +54,10 @@ class LockFile:
         return None
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot lock anything in {self._path}: {error.strerror}") from error
 
 
 def _request(name: str, shared: bool) -> bytes:

@@ -106,13 +106,21 @@ class CacheMounts:
         """Note that a folder is back."""
         os.unlink(folder + _LENT)
 
+    def unnamed(self) -> list[str]:
+        """The absolute folders that no row names; some may be in the making while builds run."""
+        known = {name for (name,) in self._db.query("SELECT dir FROM cache_mounts")}
+        names = sorted(name for name in _names(self._root) if name not in known)
+        return [str(self._root / name) for name in names if name.removesuffix(_LENT) not in known]
+
+    def lent_notes(self) -> list[str]:
+        """The names of the notes of folders that are moved."""
+        return sorted(note for note in _names(self._root) if note.endswith(_LENT))
+
     def bring_back(self) -> None:
         """Move folders back that processes had moved and died; what running builds hold is left alone."""
-        if not self._root.is_dir():
-            return
-        for note in os.listdir(self._root):
+        for note in self.lent_notes():
             folder = str(self._root / note.removesuffix(_LENT))
-            handle = self._locks.try_hold(f"mount/{folder}") if note.endswith(_LENT) else None
+            handle = self._locks.try_hold(f"mount/{folder}")
             if handle is not None:
                 self._bring_back(folder)
                 os.close(handle)
@@ -169,3 +177,10 @@ class CacheMounts:
             "INSERT INTO cache_mounts (id, dir, created, last_used) VALUES (?, ?, ?, ?)", (identity, name, now, now)
         )
         return str(folder)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

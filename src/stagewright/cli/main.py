@@ -27,6 +27,7 @@ COMMANDS = {
     "prune": "Remove what no image and no build needs",
     "cache": "Show, export, import and remove cache mounts",
     "du": "Show what the store's space is used for",
+    "check": "Look for damage in the store, and repair it",
     "info": "Show what this machine supports, and the settings",
     "version": "Show the version",
 }

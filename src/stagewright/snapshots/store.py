@@ -397,6 +397,15 @@ class SnapshotStore:
         Raises StoreError where another snapshot is built on it.
         """
         size = self.size(snapshot)
+        name = self._remove_row(snapshot)
+        if name is None:
+            return 0
+        # Only now: a row without its folder would be worse than a folder without a row, which clean() finds.
+        self._throw_away(os.path.join(self._root, name))
+        return size
+
+    def _remove_row(self, snapshot: int) -> str | None:
+        """Remove a snapshot but for its folder, whose name is answered where no other one has it."""
         with self._db.transaction():
             name = self.row(snapshot).dir
             if self._db.query("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (snapshot,)):
@@ -409,11 +418,13 @@ class SnapshotStore:
                 self._db.execute("DELETE FROM secret_searches WHERE dir = ?", (name,))
                 self.shared().forget(name)
         self._lowers.pop(snapshot, None)
-        if shared:
-            return 0
-        # Only now: a row without its folder would be worse than a folder without a row, which clean() finds.
-        self._throw_away(os.path.join(self._root, name))
-        return size
+        return None if shared else name
+
+    def forget(self, snapshots: Iterable[int]) -> None:
+        """Remove the rows of snapshots, all of which is built on them among these, without their folders."""
+        with self._db.transaction():
+            for snapshot in sorted(snapshots, reverse=True):
+                self._remove_row(snapshot)
 
     def clean(self) -> None:
         """Remove what dead processes left: drafts that nobody holds, folders without a row, trash."""

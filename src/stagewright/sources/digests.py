@@ -112,16 +112,26 @@ class StatIndex(FileDigests):
             self._changed = False
 
     def _load(self) -> dict[str, tuple[_Stamp, bytes]]:
-        try:
-            content = self._path.read_bytes()
-        except OSError:
-            return {}
-        head, data = content[: len(_FORMAT) + 4], content[len(_FORMAT) + 4 :]
         # An index that is damaged or of another version costs reading the files again, nothing else.
-        if head != _FORMAT + crc32(data).to_bytes(4, "big"):
+        data = _index_data(self._path)
+        if data is None:
             return {}
         loaded: dict[str, tuple[_Stamp, bytes]] = marshal.loads(data)  # noqa: S302 - the state directory is our own
         return loaded
+
+
+def is_readable(index: Path) -> bool:
+    """Whether a file is a stat index of this version, as it was written."""
+    return _index_data(index) is not None
+
+
+def _index_data(path: Path) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    head, data = content[: len(_FORMAT) + 4], content[len(_FORMAT) + 4 :]
+    return data if head == _FORMAT + crc32(data).to_bytes(4, "big") else None
 
 
 def _unlink(path: str) -> None:
