@@ -1,7 +1,8 @@
 """Turns what USER and --chown take into numbers, by an image's own passwd and group files.
 
 The rules are those of runc and BuildKit: a number is always an ID and never a name, a user needs no entry if it is a
-number, and supplementary groups are those that list the user's name, unless a group is asked for.
+number, and supplementary groups are those that list the user's name, unless a group is asked for. A user's own group is
+one of them, too.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ def resolve_user(spec: str, passwd_text: str, group_text: str) -> User:
             break
     if uid is None:
         raise _lookup_error(f"unable to find user {user}: no matching entries in passwd file")
+    groups: list[int] = []
     if group:
-        return _checked(uid), _group_id(group, group_text), (), home
-    groups = []
-    for row in _rows(group_text, 4):
-        row_gid = _number(row[2])
-        if row_gid is not None and name and name in row[3].split(","):
-            groups.append(_checked(row_gid))
+        gid = _group_id(group, group_text)
+    else:
+        for row in _rows(group_text, 4):
+            row_gid = _number(row[2])
+            if row_gid is not None and name and name in row[3].split(","):
+                groups.append(_checked(row_gid))
+    if gid not in groups:
+        groups.insert(0, gid)
     return _checked(uid), _checked(gid), tuple(groups), home
 
 

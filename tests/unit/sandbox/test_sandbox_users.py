@@ -14,27 +14,29 @@ root:x:0:0:root:/root:/bin/sh
 
 bob:x:1000:1001:Bob:/home/bob:/bin/sh
 12:x:77:78::/twelve:
+staffer:x:7:50::/:
 bad:x:y:z::/:
 """
-GROUP = "root:x:0:\nbob:x:1001:\nstaff:x:50:alice,bob\nwheel:x:10:root,bob\n34:x:99:\nbad:x:q:bob\n"
+GROUP = "root:x:0:\nbob:x:1001:\nstaff:x:50:alice,bob,staffer\nwheel:x:10:root,bob,staffer\n34:x:99:\nbad:x:q:bob\n"
 
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("", (0, 0, (10,), "/root")),
-        ("root", (0, 0, (10,), "/root")),
-        ("bob", (1000, 1001, (50, 10), "/home/bob")),
-        ("1000", (1000, 1001, (50, 10), "/home/bob")),
-        ("bob:", (1000, 1001, (50, 10), "/home/bob")),
-        ("bob:staff", (1000, 50, (), "/home/bob")),
-        ("bob:0", (1000, 0, (), "/home/bob")),
-        ("5", (5, 0, (), "/")),
-        ("5:6", (5, 6, (), "/")),
-        ("5:staff", (5, 50, (), "/")),
-        (":staff", (0, 50, (), "/root")),
-        (":7", (0, 7, (), "/root")),
-        ("1000:", (1000, 1001, (50, 10), "/home/bob")),
+        ("", (0, 0, (0, 10), "/root")),
+        ("root", (0, 0, (0, 10), "/root")),
+        ("bob", (1000, 1001, (1001, 50, 10), "/home/bob")),
+        ("1000", (1000, 1001, (1001, 50, 10), "/home/bob")),
+        ("bob:", (1000, 1001, (1001, 50, 10), "/home/bob")),
+        ("bob:staff", (1000, 50, (50,), "/home/bob")),
+        ("bob:0", (1000, 0, (0,), "/home/bob")),
+        ("5", (5, 0, (0,), "/")),
+        ("5:6", (5, 6, (6,), "/")),
+        ("5:staff", (5, 50, (50,), "/")),
+        (":staff", (0, 50, (50,), "/root")),
+        (":7", (0, 7, (7,), "/root")),
+        ("1000:", (1000, 1001, (1001, 50, 10), "/home/bob")),
+        ("staffer", (7, 50, (50, 10), "/")),
     ],
 )
 def test_users(spec: str, expected: object) -> None:
@@ -47,8 +49,8 @@ def test_a_number_is_never_a_name() -> None:
 
 
 def test_without_files_root_and_numbers_are_known() -> None:
-    assert resolve_user("", "", "") == (0, 0, (), "/")
-    assert resolve_user("1000:1000", "", "") == (1000, 1000, (), "/")
+    assert resolve_user("", "", "") == (0, 0, (0,), "/")
+    assert resolve_user("1000:1000", "", "") == (1000, 1000, (1000,), "/")
 
 
 @pytest.mark.parametrize(
