@@ -7,20 +7,26 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stagewright.errors import StagewrightError
+from stagewright.ops.crew import Crew
 from stagewright.ops.target import Target, copy_xattrs
-from stagewright.records import dataclass
+from stagewright.records import dataclass, field
 from stagewright.snapshots import owners
 from stagewright.snapshots.holes import data_ranges
-from stagewright.sources.tree import Entry, Tree
+from stagewright.sources.tree import Entry, TreeAtHand
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from stagewright.ops.sharing import Sharer
 
 _SMALL = 1 << 18
 _CHUNK = 1 << 26
+# Files of one folder that are copied as one piece of work.
+_BATCH = 64
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Mode = Callable[[int, bool], int]
@@ -28,7 +34,10 @@ Mode = Callable[[int, bool], int]
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that is being filled: what it copies, where to, and whether nothing of it lay below the layer."""
+    """A folder that is being filled: what it copies, where to, and whether nothing of it lay below the layer.
+
+    `files` are those that are yet to be copied, `copying` is the work on others.
+    """
 
     entry: Entry
     prefix: str
@@ -36,6 +45,8 @@ class _Folder:
     handle: int
     fresh: bool
     take_metadata: bool
+    files: list[tuple[Entry, str]] = field(default_factory=list)
+    copying: list[Future[None]] = field(default_factory=list)
 
 
 class Copier:
@@ -46,7 +57,7 @@ class Copier:
 
     def __init__(
         self,
-        tree: Tree,
+        tree: TreeAtHand,
         target: Target,
         check: Callable[[], None],
         owner: tuple[int, int] | None = None,
@@ -65,6 +76,8 @@ class Copier:
         self._sharer = sharer
         # Hard links among the sources stay hard links: (device, inode) -> path in the layer.
         self._links: dict[tuple[int, int], str] = {}
+        # The open folders of the layer.
+        self._handles: set[int] = set()
 
     def copy_file(self, entry: Entry, path: str) -> None:
         """Copy what is no folder to the resolved path `path`, whose folder exists in the layer.
@@ -75,7 +88,8 @@ class Copier:
         handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._target.layer)
         try:
             self._clear(path, name, handle)
-            self._copy_one(entry, handle, name, path)
+            if not self._make(entry, handle, name, path):
+                self._copy_regular(self._tree, entry, handle, name)
         finally:
             os.close(handle)
 
@@ -84,12 +98,12 @@ class Copier:
 
         With `take_metadata` that folder gets the owner, mode, attributes and times of `top`.
         """
-        folders = [self._open(top, path, fresh=False, take_metadata=take_metadata)]
-        try:
+        with self._closing(), Crew() as crew:
+            folders = [self._open(top, path, fresh=False, take_metadata=take_metadata)]
             for entry in self._below(top):
                 self._check()
                 while not entry.path.startswith(folders[-1].prefix):
-                    self._leave(folders.pop())
+                    self._leave(folders.pop(), crew)
                 folder = folders[-1]
                 name = entry.path[len(folder.prefix) :]
                 inner = f"{folder.path}/{name}" if folder.path else name
@@ -98,16 +112,27 @@ class Copier:
                     continue
                 if not folder.fresh:
                     self._clear(inner, name, folder.handle)
-                self._copy_one(entry, folder.handle, name, inner)
+                if not self._make(entry, folder.handle, name, inner):
+                    folder.files.append((entry, name))
+                    if len(folder.files) == _BATCH:
+                        self._copy_files(folder, crew)
             while folders:
-                self._leave(folders.pop())
+                self._leave(folders.pop(), crew)
+            crew.finish()
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Close the folders that nobody left."""
+        try:
+            yield
         finally:
-            for folder in folders:
-                os.close(folder.handle)
+            while self._handles:
+                os.close(self._handles.pop())
 
     def _open(self, entry: Entry, path: str, *, fresh: bool, take_metadata: bool) -> _Folder:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         handle = os.open(path or ".", flags, dir_fd=self._target.layer)
+        self._handles.add(handle)
         return _Folder(entry, f"{entry.path}/" if entry.path else "", path, handle, fresh, take_metadata)
 
     def _enter(self, entry: Entry, parent: _Folder, path: str, name: str) -> _Folder:
@@ -123,18 +148,40 @@ class Copier:
             raise StagewrightError(f"cannot copy to non-directory: /{path}")
         return self._open(entry, path, fresh=known is None, take_metadata=known is None or not entry.on_the_way)
 
-    def _leave(self, folder: _Folder) -> None:
+    def _copy_files(self, folder: _Folder, crew: Crew) -> None:
+        files, folder.files = folder.files, []
+
+        def work() -> None:
+            with self._tree.twin() as tree:
+                for entry, name in files:
+                    self._check()
+                    self._copy_regular(tree, entry, folder.handle, name)
+
+        future = crew.do(work, len(files))
+        if future is not None:
+            folder.copying.append(future)
+
+    def _leave(self, folder: _Folder, crew: Crew) -> None:
         """Metadata comes last, since filling a folder changes its times, and its mode may forbid filling it."""
-        try:
+        self._copy_files(folder, crew)
+        if folder.take_metadata:
+            self._target.touched(folder.path)
+
+        def work() -> None:
+            # They were begun before.
+            for future in folder.copying:
+                future.result()
             if folder.take_metadata:
-                self._target.touched(folder.path)
-                source = self._tree.open_folder(folder.entry.path)
-                try:
-                    self._apply(folder.entry.info, source, folder.handle)
-                finally:
-                    os.close(source)
-        finally:
+                with self._tree.twin() as tree:
+                    source = tree.open_folder(folder.entry.path)
+                    try:
+                        self._apply(folder.entry.info, source, folder.handle)
+                    finally:
+                        os.close(source)
+            self._handles.discard(folder.handle)
             os.close(folder.handle)
+
+        crew.do(work, 0)
 
     def _clear(self, path: str, name: str, folder: int) -> None:
         known = self._target.lstat(path)
@@ -148,17 +195,12 @@ class Copier:
             # It lies below the layer; the new file will hide it.
             pass
 
-    def _copy_one(self, entry: Entry, folder: int, name: str, path: str) -> None:
+    def _make(self, entry: Entry, folder: int, name: str, path: str) -> bool:
+        """Make what is no folder, but for a file that takes a copy of its own, which may wait (False)."""
         info = entry.info
         if stat.S_ISREG(info.st_mode):
-            if info.st_nlink > 1:
-                known = self._links.setdefault((info.st_dev, info.st_ino), path)
-                if known != path:
-                    os.link(known, name, src_dir_fd=self._target.layer, dst_dir_fd=folder, follow_symlinks=False)
-                    return
-            if self._sharer is None or not self._link(self._sharer, entry, folder, name, path):
-                self._copy_regular(entry, folder, name)
-        elif stat.S_ISLNK(info.st_mode):
+            return self._make_regular(entry, folder, name, path)
+        if stat.S_ISLNK(info.st_mode):
             os.symlink(self._tree.readlink(entry.path), name, dir_fd=folder)
             self._apply_special(info, folder, name)
         elif stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
@@ -171,6 +213,22 @@ class Copier:
             # running program's, it leaves out.
             os.mknod(name, stat.S_IFREG | 0o600, dir_fd=folder)
             self._apply_special(info, folder, name)
+        return True
+
+    def _make_regular(self, entry: Entry, folder: int, name: str, path: str) -> bool:
+        info = entry.info
+        if info.st_nlink > 1:
+            known = self._links.setdefault((info.st_dev, info.st_ino), path)
+            if known != path:
+                os.link(known, name, src_dir_fd=self._target.layer, dst_dir_fd=folder, follow_symlinks=False)
+                return True
+        if self._sharer is not None and self._link(self._sharer, entry, folder, name, path):
+            return True
+        if info.st_nlink > 1:
+            # Its other names will be links to this one.
+            self._copy_regular(self._tree, entry, folder, name)
+            return True
+        return False
 
     def _link(self, sharer: Sharer, entry: Entry, folder: int, name: str, path: str) -> bool:
         """Have another snapshot's file instead of a copy, if there is one that is as the copy would be."""
@@ -186,8 +244,8 @@ class Copier:
             and sharer.giver.link(found, folder, name)
         )
 
-    def _copy_regular(self, entry: Entry, folder: int, name: str) -> None:
-        source, _ = self._tree.open_file(entry.path)
+    def _copy_regular(self, tree: TreeAtHand, entry: Entry, folder: int, name: str) -> None:
+        source, _ = tree.open_file(entry.path)
         try:
             destination = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
             try:

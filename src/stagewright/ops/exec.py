@@ -180,8 +180,7 @@ class ExecRunner:
             return
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with self._worker.snapshots.view(snapshot) as root:
-                tree = Tree(root)
+            with self._worker.snapshots.view(snapshot) as root, Tree(root).at_hand() as tree:
                 top = tree.entry(tree.resolve(mount.selector))
                 if not top.is_dir:
                     raise SandboxError(f"cache mount {mount.target}: its source {mount.selector} is not a folder")

@@ -40,6 +40,11 @@ class SnapshotTree(TreeAtHand):
         """The absolute path of a file where it is read in a layer, None where it is read in the view."""
         return self._layer_path + os.fsencode(path) if self._is_inside(path) else None
 
+    def _copied(self) -> TreeAtHand:
+        tree = SnapshotTree(self._root, self._lowers)
+        tree._layer, tree._layer_path, tree._inside = self._layer, self._layer_path, self._inside
+        return tree
+
     def _look_for_layer(self, top: str) -> None:
         below = [os.fsencode(lower) for lower in self._lowers]
         for part in os.fsencode(top).split(b"/") if top else ():

@@ -236,7 +236,7 @@ class Tree:
         return found
 
     @contextmanager
-    def at_hand(self) -> Iterator[Tree]:
+    def at_hand(self) -> Iterator[TreeAtHand]:
         """The same tree for one thread that opens many files, those of one folder behind each other."""
         tree = TreeAtHand(self._root, exclusion=self._exclusion, owner=self.owner, label=self.label)
         try:
@@ -316,9 +316,21 @@ class TreeAtHand(Tree):
         self._way_base = -1
 
     @contextmanager
-    def at_hand(self) -> Iterator[Tree]:
+    def at_hand(self) -> Iterator[TreeAtHand]:
         """See `Tree.at_hand`."""
         yield self
+
+    @contextmanager
+    def twin(self) -> Iterator[TreeAtHand]:
+        """The same for another thread."""
+        tree = self._copied()
+        try:
+            yield tree
+        finally:
+            tree.let_go()
+
+    def _copied(self) -> TreeAtHand:
+        return TreeAtHand(self._root, exclusion=self._exclusion, owner=self.owner, label=self.label)
 
     def let_go(self) -> None:
         """Close what is kept open."""

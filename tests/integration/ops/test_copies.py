@@ -12,7 +12,9 @@ from op_worker import Bench, write
 
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError
 from stagewright.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction
+from stagewright.ops.copy import Copier
 from stagewright.ops.result import Result
+from stagewright.ops.target import Target
 from stagewright.records import replace
 from stagewright.snapshots import overlay
 
@@ -410,3 +412,42 @@ def test_folders_and_files_from_text(bench: Bench) -> None:
     for action in (MkdirAction("/bin/script"), MkfileAction("/app", b""), MkdirAction("/bin/script/x")):
         with pytest.raises(StagewrightError):
             bench.files(action, base=again)
+
+
+def test_many_files_in_many_folders(bench: Bench) -> None:
+    """So many that several threads copy them."""
+    files = {f"d{number % 7}/s{number % 3}/f{number:04}": f"text {number}" for number in range(900)}
+    write(bench.context_folder, {**files, "d0/twin": lambda path: os.link(bench.context_folder / "d0/s0/f0000", path)})
+    for folder in ("d1", "d1/s1"):
+        (bench.context_folder / folder).chmod(0o750)
+        os.utime(bench.context_folder / folder, (5, 5))
+    copy = bench.copy(".", "/x")
+    tree = bench.tree(copy)
+    assert {path: text for path, text in tree.items() if text != "/"} == {
+        "x/d0/twin": "text 0",
+        **{f"x/{path}": text for path, text in files.items()},
+    }
+    assert bench.stat(copy, "x/d0/twin").st_ino == bench.stat(copy, "x/d0/s0/f0000").st_ino
+    for folder in ("x/d1", "x/d1/s1"):
+        assert (bench.mode(copy, folder), bench.stat(copy, folder).st_mtime) == ("750", 5)
+
+
+def test_a_copy_by_several_threads_ends_with_what_goes_wrong(bench: Bench) -> None:
+    write(bench.context_folder, {f"d{number % 7}/f{number:04}": "x" for number in range(900)})
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks > 700:
+            raise CanceledError
+
+    handles = os.listdir("/proc/self/fd")
+    draft = bench.snapshots.prepare(None)
+    layer = os.open(draft.fs, os.O_RDONLY)
+    with bench.context().tree.at_hand() as tree, pytest.raises(CanceledError):
+        Copier(tree, Target(layer, None), check).copy_contents(tree.entry(""), "")
+    os.close(layer)
+    bench.snapshots.discard(draft)
+    bench.next_build()
+    assert os.listdir("/proc/self/fd") == handles
