@@ -181,7 +181,9 @@ class Database:
             self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
             self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # Of some failures SQLite rolls back by itself, as where the disk is full.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
 
     def query(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:

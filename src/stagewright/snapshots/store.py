@@ -72,6 +72,7 @@ class SnapshotStore:
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
+        self._found: set[str] = set()
         self._locks: dict[str, int] = {}
         self._wanted = snapshotter
         self._choice: Choice | None = None
@@ -108,8 +109,21 @@ class SnapshotStore:
             if any(is_lazy for _, is_lazy in rows):
                 self.fill(snapshot)
             known = tuple(os.path.join(self._root, name) for name, _ in rows)
+            self._check_folders(snapshot, known)
             self._lowers[snapshot] = known
         return known
+
+    def _check_folders(self, snapshot: int, folders: Iterable[str]) -> None:
+        """Of a merged tree without one of its layers nobody would notice that files are missing."""
+        for folder in folders:
+            if folder in self._found:
+                continue
+            if not os.path.isdir(folder):
+                raise StoreError(
+                    f"the folder {folder} of snapshot {snapshot} is missing",
+                    hint="stagewright check --repair lets the next build make again what it held",
+                )
+            self._found.add(folder)
 
     def prepare(self, parent: int | None) -> Draft:
         """A new draft on `parent`, locked for this process until it is committed or discarded."""
