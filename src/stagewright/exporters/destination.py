@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from stagewright.errors import StoreError, UsageError
+
+_NEW = os.O_WRONLY | os.O_CLOEXEC
 
 
 def check_stream(dest: str | None, kind: str) -> None:
@@ -60,11 +63,26 @@ def replaced(path: str) -> Iterator[BinaryIO]:
     folder, name = os.path.split(path)
     # Not a name that somebody else could have put a link at, should the folder be one of everybody's.
     partial = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.partial")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd, is_named = _nameless(folder or ".") or (os.open(partial, _NEW | os.O_EXCL | os.O_CREAT, 0o666), True)
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
+            file.flush()
+            if not is_named:
+                os.link(f"/proc/self/fd/{file.fileno()}", partial, follow_symlinks=True)
+                is_named = True
         os.replace(partial, path)
     except BaseException:
-        os.unlink(partial)
+        if is_named:
+            os.unlink(partial)
+        raise
+
+
+def _nameless(folder: str) -> tuple[int, bool] | None:
+    """A file without a name, of which nothing is left if this process is killed; None where there are none."""
+    try:
+        return os.open(folder, _NEW | os.O_TMPFILE, 0o666), False
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
         raise
