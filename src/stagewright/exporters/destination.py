@@ -69,7 +69,8 @@ def replaced(path: str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             if not is_named:
-                os.link(f"/proc/self/fd/{file.fileno()}", partial, follow_symlinks=True)
+                # Without a folder's descriptor, of no use for absolute paths, Python has links not followed.
+                os.link(f"/proc/self/fd/{file.fileno()}", partial, src_dir_fd=file.fileno())
                 is_named = True
         os.replace(partial, path)
     except BaseException:
