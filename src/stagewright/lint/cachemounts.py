@@ -28,6 +28,8 @@ _ROOT_IMAGES = pattern(
     r"|ghcr\.io/astral-sh/(?=uv\b)|lukemathwalker/(?=cargo-chef\b)|nvidia/(?=cuda\b))(?P<name>[^/:@$]+)(?:[:@].*)?"
 )
 _DISTRIBUTIONS = ("alpine", "amazonlinux", "base", "buildpack-deps", "cuda", "debian", "fedora", "ubuntu")
+# In a file of more, which no person wrote, each rewrite would touch them all.
+_MOST_STEPS = 200
 _HOME = pattern(r"(?:~|\$HOME|\$\{HOME\})(?=/|$)")
 _MOUNT = pattern(r"--mount=\S+")
 _NO_CLEAN = "rm -f /etc/apt/apt.conf.d/docker-clean"
@@ -132,8 +134,10 @@ def _mounts_some_cache(step: Step, tool: Tool) -> bool:
 
 def with_cache(source: Source, step: Step, tool: Tool, targets: Sequence[str] | None) -> tuple[Edit, ...]:
     """Mount the caches, and let nothing of the step empty them or go without; () where that takes thought."""
+    if not targets or len(source.all_steps()) > _MOST_STEPS:
+        return ()
     script = script_of(source, step)
-    if not targets or script is None:
+    if script is None:
         return ()
     if tool.name == "yarn" and "yarn lockfile v1" not in (source.read("yarn.lock") or ""):
         return ()  # Later versions keep their cache elsewhere.
@@ -206,9 +210,9 @@ def _for_apt(source: Source, step: Step, script: Script) -> list[Edit] | None:
     joint = "\n" if script.is_block else " && \\\n    "
     edits = [script.begin_with(joint.join(first))] if first else []
     for other in (step, *_later(source, step)):
-        other_script = script if other is step else script_of(source, other)
         if not lacks_update(other):
             continue
+        other_script = script if other is step else script_of(source, other)
         if other_script is None:
             return None
         installs = next(piece for piece in other_script.pieces if piece.command.says("install"))

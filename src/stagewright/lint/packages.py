@@ -46,7 +46,7 @@ def _joined(source: Source, update: Step, install: Step) -> tuple[Edit, ...]:
     if len(update.commands) != 1 or update.run.mounts or update.run.heredocs:
         return ()
     edits = [source.remove(update.run.location)]
-    later = list(source.all_steps())
+    later = source.all_steps()
     for step in later[later.index(install) :]:
         # Each step with an install of its own will be run again some day without those before it.
         if not lacks_update(step) or (step is not install and update.stage not in source.chain(step.stage)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from stagewright.dockerfile.ast import Arg, Dockerfile, Env, Instruction, Run, Stage, User
 from stagewright.dockerfile.ignore import Matcher, patterns_from
@@ -36,6 +35,7 @@ class Source:
         self.final = dockerfile.stages[-1]
         self._context = context
         self._ignored: Matcher | None = None
+        self._steps: dict[int, list[Step]] = {}
         self._by_name: dict[str, Stage] = {}
         self._bases: dict[int, Stage | None] = {}
         for stage in self.stages:
@@ -63,16 +63,16 @@ class Source:
         """The image that the stage's chain begins with, as written."""
         return self.chain(stage)[0].base_name
 
-    def steps(self, stage: Stage) -> Iterator[Step]:
+    def steps(self, stage: Stage) -> list[Step]:
         """The RUN instructions of one stage."""
-        for instruction in stage.instructions:
-            if isinstance(instruction, Run):
-                yield Step(stage, instruction, tuple(commands_of(instruction)))
+        if id(stage) not in self._steps:
+            runs = (item for item in stage.instructions if isinstance(item, Run))
+            self._steps[id(stage)] = [Step(stage, run, tuple(commands_of(run))) for run in runs]
+        return self._steps[id(stage)]
 
-    def all_steps(self) -> Iterator[Step]:
+    def all_steps(self) -> list[Step]:
         """The RUN instructions of all stages."""
-        for stage in self.stages:
-            yield from self.steps(stage)
+        return [step for stage in self.stages for step in self.steps(stage)]
 
     def user_before(self, stage: Stage, instruction: Instruction) -> str:
         """The USER in force at an instruction; "" where the Dockerfile sets none."""

@@ -266,6 +266,14 @@ def test_later_steps_get_the_store_too() -> None:
     )
 
 
+def test_a_file_that_no_person_wrote_gets_no_rewrite_for_each_of_its_steps() -> None:
+    """Each would touch all steps behind it, and the time would grow with the square of their number."""
+    for install in ("go build", "apt-get update && apt-get install -y git"):
+        findings = found("FROM golang\n" + f"RUN {install}\n" * 201, "no-cache-mount")
+        assert len(findings) == 201
+        assert not any(finding.edits for finding in findings)
+
+
 @pytest.mark.parametrize(
     "text",
     [
