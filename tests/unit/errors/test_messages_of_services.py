@@ -120,13 +120,13 @@ def test_a_metadata_file_that_fails(tmp_path: Path) -> None:
     database = Database(tmp_path / "metadata")
     with pytest.raises(StoreError) as caught:
         database.query("SELECT x FROM nowhere")
-    assert caught.value.message == "the metadata file cannot be read: no such table: nowhere"
+    assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be read: no such table: nowhere"
     with pytest.raises(StoreError) as caught:
         database.execute("DELETE FROM nowhere")
-    assert caught.value.message == "the metadata file cannot be written: no such table: nowhere"
+    assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be written: no such table: nowhere"
     with pytest.raises(StoreError) as caught, database.transaction():
         raise sqlite3.OperationalError("disk I/O error")
-    assert caught.value.message == "the metadata file cannot be written: disk I/O error"
+    assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be written: disk I/O error"
 
 
 def test_a_disk_that_refuses_a_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
