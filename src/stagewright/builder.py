@@ -84,6 +84,7 @@ class Builder:
         self.config: Config = load_config(options.config, env)
         self.state = State(options.root, env, "copies" if self.config.chroot else self.config.snapshotter)
         self._client: RegistryClient | None = None
+        self._http: HttpClient | None = None
         self._runtime: Runtime | None = None
         self._named = NamedContexts(options.build_contexts)
         self._contexts = LocalContexts(self.state.context_indexes)
@@ -180,6 +181,7 @@ class Builder:
             self._env,
             self.state,
             self.client,
+            self._http_client,
             self.platform,
             self._remote,
             lambda: self.bases.names,
@@ -283,14 +285,22 @@ class Builder:
                 self._watch(self._client)
             return self._client
 
+    def _http_client(self) -> HttpClient:
+        """The client for servers that are no registries, made when the first of them is asked."""
+        with self._lock:
+            if self._http is None:
+                from stagewright.registry.http import HttpClient
+
+                # Trust that the configuration gives to a registry is not for every URL of that host.
+                self._http = HttpClient({}, self._env)
+                self._watch(self._http)
+                self._opened.callback(self._http.close)
+            return self._http
+
     def _http_source(self) -> HttpSource:
-        from stagewright.registry.http import HttpClient
         from stagewright.sources.http import HttpSource
 
-        # Trust that the configuration gives to a registry is not for every URL of that host.
-        client = HttpClient({}, self._env)
-        self._watch(client)
-        self._opened.callback(client.close)
+        client = self._http_client()
         snapshots, db, secret = self.state.snapshots, self.state.db, self._secrets.get
         return HttpSource(client, snapshots, db, secret, self._cancel, offline=self._options.offline)
 

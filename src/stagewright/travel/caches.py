@@ -14,6 +14,7 @@ from stagewright.exporters.manifest import layer_type
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.platform import Platform
 from stagewright.options import BuildOptions
+from stagewright.progress.events import WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.records import dataclass, replace
 from stagewright.registry.reference import Reference
@@ -30,6 +31,7 @@ from stagewright.travel.mounts import descriptors as mount_descriptors
 from stagewright.travel.oci import Form, LocalStore, RegistryStore
 from stagewright.travel.options import (
     ExportSpec,
+    GhaPlace,
     InlinePlace,
     LocalPlace,
     Place,
@@ -43,6 +45,7 @@ from stagewright.travel.record import CacheMount, CacheRecord
 
 if TYPE_CHECKING:
     from stagewright.registry.client import RegistryClient
+    from stagewright.registry.http import HttpClient
 
 _UNCOMPRESSED = "containerd.io/uncompressed"
 _PUTS_AT_ONCE = 4
@@ -61,8 +64,8 @@ class Built:
 class BuildCaches:
     """The caches of one build. Raises UsageError for options that are wrong.
 
-    `client` makes the registry client when it is first needed, `repositories` answers the names of images that may have
-    some of the layers. `vertex` opens a vertex of the progress.
+    `client` makes the registry client when it is first needed, `http` that for other servers. `repositories` answers
+    the names of images that may have some of the layers. `vertex` opens a vertex of the progress.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class BuildCaches:
         env: Mapping[str, str],
         state: State,
         client: Callable[[], RegistryClient],
+        http: Callable[[], HttpClient],
         platform: Platform,
         remote: RemoteBlobs,
         repositories: Callable[[], Sequence[str]],
@@ -79,9 +83,15 @@ class BuildCaches:
         cancel: threading.Event,
     ) -> None:
         self._places = [parse_import(cache, env) for cache in options.cache_from]
+        if options.offline:
+            for place in self._places:
+                if not isinstance(place, LocalPlace):
+                    emitter(WarningEvent("", f"the cache {place} is not used: --offline forbids to ask its server"))
+            self._places = [place for place in self._places if isinstance(place, LocalPlace)]
         self._exports = [parse_export(cache, env) for cache in options.cache_to]
         self._state = state
         self._client = client
+        self._http = http
         self._platform = platform
         self._remote = remote
         self._repositories = repositories
@@ -253,6 +263,10 @@ class BuildCaches:
             from stagewright.travel.s3 import S3Store
 
             return S3Store(place)
+        if isinstance(place, GhaPlace):
+            from stagewright.travel.gha import GhaStore
+
+            return GhaStore(self._http, place)
         assert isinstance(place, LocalPlace)
         return LocalStore(place, blobs, self._platform, form)
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 from stagewright import privilege
 from stagewright.cache.leases import BuildLease
@@ -23,6 +24,7 @@ from stagewright.progress.masking import mask_error
 from stagewright.progress.reporter import Emitter
 from stagewright.records import replace
 from stagewright.registry.client import RegistryClient
+from stagewright.registry.http import HttpClient
 from stagewright.reports import CacheMountRow
 from stagewright.secrecy.masks import Masks
 from stagewright.snapshots.tree import remove_tree, tree_size
@@ -147,11 +149,17 @@ def _caches(
                 stack.callback(clients[0].close)
             return clients[0]
 
+        def http() -> HttpClient:
+            made = HttpClient({}, env)
+            stack.callback(made.close)
+            return made
+
         caches = BuildCaches(
             options,
             env,
             state,
             client,
+            cache(http),
             host_platform(),
             RemoteBlobs(state.blobs),
             tuple,

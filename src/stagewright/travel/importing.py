@@ -49,7 +49,7 @@ class Imports:
 
     def mounts(self) -> dict[str, CacheMount]:
         """All cache mounts by their identities."""
-        return {mount.id: mount for record, _ in reversed(self._read()) for mount in record.mounts}
+        return {mount.id: mount for record, _ in reversed(self._read()) for mount in reversed(record.mounts)}
 
     def _read(self) -> Sequence[tuple[CacheRecord, CacheStore]]:
         with self._lock:
@@ -126,7 +126,10 @@ class ImportingKeys(KeyStore):
         known = self._imports.steps(found.canonical) if found is not None else ()
         for record, step in (*known, *self._imports.steps(key)):
             if not step.has_result:
-                found = found or CachedKey(step.canonical, None)
+                if found is None:
+                    # As if the result had been pruned: what is built on it may be there.
+                    self.link(key, step.canonical)
+                    found = CachedKey(step.canonical, None)
                 continue
             snapshot = self._lazy.add(record.chain(step.layer))
             if snapshot is None or self._lazy.obtainable(snapshot):

@@ -61,6 +61,19 @@ class S3Place:
 
 
 @dataclass(frozen=True, slots=True)
+class GhaPlace:
+    """The cache service of GitHub Actions, by version 1 or 2 of its interface."""
+
+    url: str
+    token: str = field(repr=False)
+    version: int
+    scope: str = "buildkit"
+
+    def __str__(self) -> str:
+        return f"GitHub Actions ({self.scope})"
+
+
+@dataclass(frozen=True, slots=True)
 class InlinePlace:
     """The config of the image that is built."""
 
@@ -68,7 +81,7 @@ class InlinePlace:
         return "the image"
 
 
-Place = RegistryPlace | LocalPlace | InlinePlace | S3Place
+Place = RegistryPlace | LocalPlace | InlinePlace | S3Place | GhaPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,7 @@ def parse_export(cache: Cache, env: Mapping[str, str]) -> ExportSpec:
         "local": lambda: LocalPlace(attrs.required("dest", "the folder to write to"), attrs.text("tag") or "latest"),
         "inline": InlinePlace,
         "s3": lambda: _s3(attrs, env, TO),
+        "gha": lambda: _gha(attrs, env, TO),
     }
     place = _make(cache, makers, TO)
     is_max = attrs.choice("mode", "min", "max") == "max"
@@ -130,6 +144,7 @@ def parse_import(cache: Cache, env: Mapping[str, str]) -> Place:
         "registry": lambda: _registry(attrs),
         "local": lambda: _local_source(attrs),
         "s3": lambda: _s3(attrs, env, FROM),
+        "gha": lambda: _gha(attrs, env, FROM),
     }
     if cache.mounts:
         raise UsageError(f"{FROM} has no mount=...: all cache mounts of a cache come with it")
@@ -182,6 +197,27 @@ def _s3(attrs: Attrs, env: Mapping[str, str], flag: str) -> S3Place:
     if find_spec("boto3") is None:
         raise UsageError(f"{flag} type=s3 needs boto3, which is not installed", hint="pip install 'stagewright[s3]'")
     return place
+
+
+def _gha(attrs: Attrs, env: Mapping[str, str], flag: str) -> GhaPlace:
+    first, second = attrs.text("url"), attrs.text("url_v2")
+    by_default = "2" if second or env.get("ACTIONS_CACHE_SERVICE_V2", "").lower() in ("1", "t", "true") else "1"
+    version = attrs.choice("version", by_default, *({"1", "2"} - {by_default}))
+    results = env.get("ACTIONS_RESULTS_URL")
+    url = second or results if version == "2" else first or env.get("ACTIONS_CACHE_URL") or results
+    token = attrs.text("token") or env.get("ACTIONS_RUNTIME_TOKEN")
+    scope = attrs.text("scope") or "buildkit"
+    if not url or not token:
+        option, variable = ("token", "ACTIONS_RUNTIME_TOKEN") if url else ("url", "ACTIONS_CACHE_URL")
+        if version == "2" and not url:
+            option, variable = "url_v2", "ACTIONS_RESULTS_URL"
+        raise UsageError(
+            f"{flag} type=gha needs {option}=... or ${variable}",
+            hint="steps of a workflow have it when an action such as crazy-max/ghaction-github-runtime exports it",
+        )
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{flag} type=gha: the URL of the cache service is not one of http or https")
+    return GhaPlace(url, token, int(version), scope)
 
 
 # The options, and the variables of the environment, that are credentials.

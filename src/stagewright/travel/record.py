@@ -16,7 +16,7 @@ from stagewright.errors import IntegrityError
 from stagewright.harmless import clean_name
 from stagewright.image.digest import validate_digest
 from stagewright.image.gojson import Fields, dumps, loads_object
-from stagewright.records import dataclass
+from stagewright.records import dataclass, replace
 from stagewright.snapshots.compress import LayerBlob
 from stagewright.snapshots.lazy import KnownLayer
 
@@ -107,6 +107,21 @@ class CacheRecord:
         steps = tuple(_step(entry, len(layers)) for entry in fields.objects("steps"))
         mounts = tuple(_mount(entry) for entry in fields.objects("mounts"))
         return CacheRecord(layers, steps, mounts)
+
+
+def merged(records: Sequence[CacheRecord]) -> CacheRecord:
+    """All that records know; what one of the first has goes before what others have of the same."""
+    layers: list[CacheLayer] = []
+    steps: list[CacheStep] = []
+    mounts: dict[str, CacheMount] = {}
+    for record in records:
+        start = len(layers)
+        for layer in record.layers:
+            layers.append(replace(layer, parent=None if layer.parent is None else layer.parent + start))
+        for step in record.steps:
+            steps.append(replace(step, layer=None if step.layer is None else step.layer + start))
+        mounts = {**{mount.id: mount for mount in record.mounts}, **mounts}
+    return CacheRecord(tuple(layers), tuple(steps), tuple(mounts.values()))
 
 
 def _blob_json(blob: tuple[str, int]) -> dict[str, Any]:

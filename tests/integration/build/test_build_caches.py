@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,42 @@ def test_several_caches_are_merged_and_a_missing_one_is_a_warning(
     build = other.build("--cache-from", f"{registry}/no/such:cache", *sources)
     assert [name.split("]")[1] for name in build.ran] == [" COPY --from=one /1 /", " COPY --from=two /2 /"]
     assert f"the cache {registry}/no/such:cache is not used" in warnings(build)
+
+
+def test_offline_asks_no_server_for_a_cache(bench: Workbench, registry: str) -> None:
+    app(bench).build("--cache-to", f"type=registry,ref={registry}/offline")
+    build = bench.build("--offline", "--cache-from", f"{registry}/offline")
+    assert "--offline forbids to ask its server" in warnings(build)
+
+
+def test_two_builds_fetch_one_cache_at_once(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    app(bench).build("--cache-to", f"type=local,dest={cache}")
+    bench.write("app.py", "print(2)\n")
+    builds = [other.start("--cache-from", f"type=local,src={cache}", "--build-arg", f"N={n}") for n in range(3)]
+    assert [build.wait() for build in builds] == [0, 0, 0]
+    assert other.build().ran == []
+
+
+def test_a_build_that_is_killed_while_it_fetches_leaves_what_the_next_one_can_use(
+    bench: Workbench, other: Workbench
+) -> None:
+    cache = bench.scratch / "cache"
+    make = "head -c 30000000 /dev/urandom > /large && seq 3000 | xargs -n1 -I% touch /%"
+    text = f"FROM busybox\nRUN {make}\nRUN echo {{}} > /x\n"
+    bench.dockerfile(text.format(1))
+    bench.build("--cache-to", f"type=local,dest={cache}")
+    bench.dockerfile(text.format(2))
+    for number in range(8):
+        build = other.start("--cache-from", f"type=local,src={cache}")
+        time.sleep(0.25 + number * 0.07)
+        build.kill()
+        build.communicate()
+    files = other.files("--cache-from", f"type=local,src={cache}")
+    assert (files.text("/x"), len(files.below("/")) > 3000) == ("2\n", True)
+    other.stagewright.run("prune", "--force")
+    store = other.stagewright.root / "snapshots"
+    assert [name for folder in ("drafts", "trash") for name in (store / folder).iterdir()] == []
 
 
 def test_a_layer_that_is_lost_or_damaged_is_built_again(bench: Workbench, other: Workbench) -> None:

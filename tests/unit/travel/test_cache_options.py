@@ -11,6 +11,7 @@ from stagewright.errors import UsageError
 from stagewright.options import Cache
 from stagewright.snapshots.compress import Compression
 from stagewright.travel.options import (
+    GhaPlace,
     InlinePlace,
     LocalPlace,
     RegistryPlace,
@@ -153,3 +154,28 @@ def test_credentials_are_known_to_be_hidden() -> None:
         "e",
         "p-p",
     ]
+
+
+def test_gha_takes_what_a_job_has() -> None:
+    job = {"ACTIONS_CACHE_URL": "https://one/", "ACTIONS_RESULTS_URL": "https://two/", "ACTIONS_RUNTIME_TOKEN": "t"}
+    assert from_("type=gha", **job) == GhaPlace("https://one/", "t", 1)
+    assert from_("type=gha,scope=s", ACTIONS_CACHE_SERVICE_V2="true", **job) == GhaPlace("https://two/", "t", 2, "s")
+    assert from_("type=gha,version=2", **job) == GhaPlace("https://two/", "t", 2)
+    assert from_("type=gha,url=http://x,token=secret-token") == GhaPlace("http://x", "secret-token", 1)
+    assert "secret-token" not in repr(from_("type=gha,url_v2=http://x,token=secret-token"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("type=gha", "needs url=... or $ACTIONS_CACHE_URL"),
+        ("type=gha,version=2,token=t", "needs url_v2=... or $ACTIONS_RESULTS_URL"),
+        ("type=gha,url=http://x", "needs token=... or $ACTIONS_RUNTIME_TOKEN"),
+        ("type=gha,url=ftp://x,token=t", "not one of http or https"),
+        ("type=gha,url=http://x,token=t,version=3", 'version="3" is none of 1, 2'),
+    ],
+)
+def test_a_wrong_cache_service(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match="--cache-to") as caught:
+        to(text)
+    assert said in caught.value.message
