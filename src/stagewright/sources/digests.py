@@ -12,6 +12,7 @@ import hashlib
 import marshal
 import os
 import stat
+import struct
 import sys
 import threading
 import time
@@ -29,9 +30,11 @@ _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
 # The coarsest clock that a supported kernel stamps files with ticks every 10 ms.
 _RACY_NS = 50_000_000
-_FORMAT = f"stagewright stat index 3 {sys.version_info[:2]}\n".encode()
+_FORMAT = f"stagewright stat index 4 {sys.version_info[:2]}\n".encode()
 
-_Stamp = tuple[int, int, int, int]
+# Inode, size, times of the last change of the content and of anything (ns). A record of the index is a stamp and a
+# digest: one object a file, of which there may be hundreds of thousands.
+_STAMP = struct.Struct("<QQqq")
 
 
 class FileDigests:
@@ -58,8 +61,8 @@ class StatIndex(FileDigests):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[_Stamp, bytes]] = self._load()
-        self._seen: dict[str, tuple[_Stamp, bytes]] = {}
+        self._known: dict[str, bytes] = self._load()
+        self._seen: dict[str, bytes] = {}
         self._changed = False
         self._bytes_read = 0
         self.on_read: Callable[[int], None] | None = None
@@ -67,9 +70,9 @@ class StatIndex(FileDigests):
     def digest(self, tree: Tree, entry: Entry) -> bytes:
         stamp = _stamp(entry.info)
         known = self._seen.get(entry.path) or self._known.get(entry.path)
-        if known is not None and known[0] == stamp:
+        if known is not None and known.startswith(stamp):
             self._seen[entry.path] = known
-            return known[1]
+            return known[_STAMP.size :]
         opened_ns = time.time_ns()
         handle, info = tree.open_file(entry.path)
         try:
@@ -83,7 +86,7 @@ class StatIndex(FileDigests):
         with self._lock:
             self._bytes_read += after.st_size
             if settled and stamp == _stamp(after):
-                self._seen[entry.path] = (stamp, digest)
+                self._seen[entry.path] = stamp + digest
                 self._changed = True
             if self.on_read is not None:
                 self.on_read(self._bytes_read)
@@ -111,12 +114,12 @@ class StatIndex(FileDigests):
                 raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
             self._changed = False
 
-    def _load(self) -> dict[str, tuple[_Stamp, bytes]]:
+    def _load(self) -> dict[str, bytes]:
         # An index that is damaged or of another version costs reading the files again, nothing else.
         data = _index_data(self._path)
         if data is None:
             return {}
-        loaded: dict[str, tuple[_Stamp, bytes]] = marshal.loads(data)  # noqa: S302 - the state directory is our own
+        loaded: dict[str, bytes] = marshal.loads(data)  # noqa: S302 - the state directory is our own
         return loaded
 
 
@@ -141,8 +144,8 @@ def _unlink(path: str) -> None:
         return
 
 
-def _stamp(info: os.stat_result) -> _Stamp:
-    return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+def _stamp(info: os.stat_result) -> bytes:
+    return _STAMP.pack(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _hash_open_file(handle: int, info: os.stat_result) -> bytes:
