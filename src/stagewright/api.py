@@ -1,4 +1,4 @@
-"""The library's face: `build()` and `Store`. The command line calls these, and nothing below them."""
+"""The library's face: `build()`, `Store` and `History`. The command line calls these, and nothing below them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stagewright.options import (
     BuildOptions,
@@ -33,6 +33,7 @@ from stagewright.reports import (
 )
 
 if TYPE_CHECKING:
+    from stagewright.builds import History
     from stagewright.linting import LintReport
     from stagewright.store import Store
 
@@ -40,6 +41,7 @@ __all__ = [
     "BuildResult",
     "Cache",
     "CheckReport",
+    "History",
     "ImageInfo",
     "Outline",
     "Output",
@@ -54,12 +56,17 @@ __all__ = [
     "UsageRow",
     "build",
     "call",
+    "dry_run",
     "lint",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # A build has no use for it.
+    # A build has no use for them.
+    if name == "History":
+        from stagewright.builds import History
+
+        return History
     if name == "Store":
         from stagewright.store import Store
 
@@ -212,6 +219,68 @@ def call(
         cancel,
     )
     return report
+
+
+def dry_run(
+    context: str | os.PathLike[str] = ".",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    dockerfile: bytes | None = None,
+    target: str | None = None,
+    build_args: Mapping[str, str] | None = None,
+    build_contexts: Mapping[str, str] | None = None,
+    secrets: Sequence[SecretSource] = (),
+    ssh: Sequence[SshSource] = (),
+    cache_from: Sequence[Cache] = (),
+    no_cache: bool = False,
+    no_cache_filter: Sequence[str] = (),
+    pull: bool = False,
+    network: str = "default",
+    allow: Sequence[str] = (),
+    add_hosts: Sequence[tuple[str, str]] = (),
+    shm_size: int | None = None,
+    ulimits: Sequence[tuple[str, int, int]] = (),
+    platform: str | None = None,
+    offline: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    on_event: Sink | None = None,
+    cancel: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Which steps a build would run now and why, as plain data like that of `History.explain`; none is run.
+
+    The arguments are those of `build`, as is what is raised. What COPY takes from a stage that would run is not known:
+    such a step's `state` is "may run", and of one that certainly would "would run".
+    """
+    from stagewright.door import passage
+    from stagewright.state import default_root
+
+    cancel = cancel or threading.Event()
+    options = BuildOptions(
+        context=os.fspath(context),
+        file=None if file is None else os.fspath(file),
+        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
+        target=target,
+        build_args=dict(build_args or {}),
+        build_contexts=dict(build_contexts or {}),
+        secrets=tuple(secrets),
+        ssh=tuple(ssh),
+        cache_from=tuple(cache_from),
+        no_cache=no_cache,
+        no_cache_filter=tuple(no_cache_filter),
+        pull=pull,
+        network=network,
+        allow=tuple(allow),
+        add_hosts=tuple(add_hosts),
+        shm_size=shm_size,
+        ulimits=tuple(ulimits),
+        platform=platform,
+        offline=offline,
+        root=default_root(os.environ) if root is None else os.fspath(root),
+        config=None if config is None else os.fspath(config),
+    )
+    told: dict[str, Any] = passage.call("stagewright.evaluation:run_dry", (options, dict(os.environ)), on_event, cancel)
+    return told
 
 
 def _piped(file: str | os.PathLike[str] | None, cancel: threading.Event) -> bytes | None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stagewright import privilege
 from stagewright.bases import BaseImages
@@ -30,6 +30,7 @@ from stagewright.frontend.options import Options, Plan
 from stagewright.frontend.rules import Finding
 from stagewright.graph.ops import ExecOp
 from stagewright.graph.vertex import Vertex
+from stagewright.history.recorder import Recorder
 from stagewright.image.platform import host_platform, parse_platform
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
@@ -65,7 +66,7 @@ _CANCEL_CHECK_S = 0.1
 class Builder:
     """Runs one build. `secrets` are values by ID, `env` is the process's environment.
 
-    `cancel` stops the build when set, from any thread.
+    `cancel` stops the build when set, from any thread. `recorder` takes it down.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class Builder:
         emitter: Emitter,
         cancel: threading.Event,
         env: Mapping[str, str],
+        recorder: Recorder | None = None,
     ) -> None:
         self._options = options
+        self._recorder = recorder
         self._secrets = secrets
         self._emitter = emitter
         self._cancel = cancel
@@ -129,19 +132,12 @@ class Builder:
 
     def build(self) -> tuple[Plan, Result]:
         """Build up to the result. Raises StagewrightError."""
-        if self.platform.os == "windows":
-            raise UsageError(f"building for {self.platform} is not supported", hint="its paths and shells are others")
-        definition = self.prepare()
-        options = self.frontend_options(definition)
-        dockerfile = definition.parse()
-        for text in misspelt_arguments(dockerfile, self._options.build_args):
-            self._emitter(WarningEvent(_vertex_digest(self._definition.name), text))
-        plan = convert(dockerfile, options, self.bases.resolve, self._report_finding)
+        plan = self._plan()
         if self._secrets:
             self._leaks.check_config(plan.config, plan.history_lines)
         if plan.vertex is None:
             return plan, Result()
-        solver = self._built = self._solver()
+        solver = self._built = self._solver(self._recorder)
         result = solver.solve([plan.vertex])[0]
         steps = solver.snapshots()
         # Of a leak that an earlier build let pass this one knows, even if it was given no secret.
@@ -149,10 +145,29 @@ class Builder:
             self._leaks.check_layers(steps, result.snapshot)
         return plan, result
 
+    def _plan(self) -> Plan:
+        if self.platform.os == "windows":
+            raise UsageError(f"building for {self.platform} is not supported", hint="its paths and shells are others")
+        definition = self.prepare()
+        if self._recorder is not None:
+            self._recorder.define(definition.data, definition.ignore_patterns)
+        options = self.frontend_options(definition)
+        dockerfile = definition.parse()
+        for text in misspelt_arguments(dockerfile, self._options.build_args):
+            self._emitter(WarningEvent(_vertex_digest(self._definition.name), text))
+        return convert(dockerfile, options, self.bases.resolve, self._report_finding)
+
     def _solve(self, vertex: Vertex) -> Result:
         return self._solver().solve([vertex])[0]
 
-    def _solver(self) -> Solver:
+    def dry_run(self, recorder: Recorder) -> dict[str, Any]:
+        """Which steps a build would run, and why, without running any. Raises StagewrightError."""
+        plan = self._plan()
+        if plan.vertex is not None:
+            self._solver(recorder, dry=True).solve([plan.vertex])
+        return recorder.foretell(self.state.history, self._emitter.masks)
+
+    def _solver(self, recorder: Recorder | None = None, *, dry: bool = False) -> Solver:
         self.state.snapshots.on_worse = self._warn_of_snapshotter
         worker = Worker(
             snapshots=self.state.snapshots,
@@ -171,7 +186,12 @@ class Builder:
         jobs = self._options.jobs or self.config.jobs
         locks = self.state.locks
         keys = self.state.keys if self._caches is None else self._caches.keys(self._lazy)
-        return Solver(runners(worker), keys, locks, self._emitter, self._cancel, jobs, self.remotes.resolve)
+        run, resolve = runners(worker), self.remotes.resolve
+        solver = Solver(run, keys, locks, self._emitter, self._cancel, jobs, resolve, dry=dry)
+        if recorder is not None:
+            recorder.watch(lambda: solver.nodes, self.remotes.meaning, worker.listings)
+            solver.why_missed = recorder.why_missed
+        return solver
 
     def _make_caches(self) -> BuildCaches:
         from stagewright.travel.caches import BuildCaches
@@ -457,29 +477,19 @@ def _build(
     cancel: threading.Event,
     env: Mapping[str, str],
     exporters: Sequence[Exporter],
-) -> list[Exported | None]:
+    recorder: Recorder,
+) -> BuildResult:
     with ExitStack() as stack:
-        builder = Builder(options, secrets, emitter, cancel, env)
+        builder = Builder(options, secrets, emitter, cancel, env, recorder)
         stack.callback(builder.close)
-        plan, result = builder.build()
-        return builder.export(plan, result, exporters)
+        with recorder.recording(builder.state.history, emitter.masks):
+            plan, result = builder.build()
+            built = _result(builder.export(plan, result, exporters), emitter)
+            recorder.outcome = {"image": built.digest, "config": built.config_digest, "names": list(built.names)}
+    return built
 
 
-def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:
-    """Run one build to its end, outputs included. Raises StagewrightError."""
-    if options.secret_leak not in SECRET_LEAK_MODES:
-        raise UsageError(f"secret leak mode {options.secret_leak} is not known", hint="use fail, warn or off")
-    exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
-    with confidential(options, env, sink) as (secrets, emitter):
-        if not options.cache_from:
-            images = _build(options, secrets, emitter, cancel, env, exporters)
-        else:
-            try:
-                images = _build(options, secrets, emitter, LinkedEvent(cancel), env, exporters)
-            except LostLayerError as lost:
-                # What was found in the caches is a miss now; what was built by then is in the store.
-                emitter(WarningEvent("", f"the build begins anew without imported caches: {lost.message}"))
-                images = _build(replace(options, cache_from=()), secrets, emitter, cancel, env, exporters)
+def _result(images: Sequence[Exported | None], emitter: Emitter) -> BuildResult:
     image = next((image for image in images if image is not None), None)
     names = dict.fromkeys(name for image in images if image is not None for name in image.names)
     return BuildResult(
@@ -489,3 +499,20 @@ def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, 
         names=tuple(names),
         warnings=tuple(emitter.warnings),
     )
+
+
+def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event) -> BuildResult:
+    """Run one build to its end, outputs included. Raises StagewrightError."""
+    if options.secret_leak not in SECRET_LEAK_MODES:
+        raise UsageError(f"secret leak mode {options.secret_leak} is not known", hint="use fail, warn or off")
+    exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
+    recorder = Recorder(options, env, sink)
+    with confidential(options, env, recorder) as (secrets, emitter):
+        if not options.cache_from:
+            return _build(options, secrets, emitter, cancel, env, exporters, recorder)
+        try:
+            return _build(options, secrets, emitter, LinkedEvent(cancel), env, exporters, recorder)
+        except LostLayerError as lost:
+            # What was found in the caches is a miss now; what was built by then is in the store.
+            emitter(WarningEvent("", f"the build begins anew without imported caches: {lost.message}"))
+            return _build(replace(options, cache_from=()), secrets, emitter, cancel, env, exporters, recorder)

@@ -11,6 +11,7 @@ What makes it safe:
 from __future__ import annotations
 
 import os
+import time
 
 from stagewright.cache.leases import collecting
 from stagewright.errors import StoreError
@@ -55,6 +56,7 @@ class Collector:
                 removed.reclaimed += self._state.blobs.clean()
                 if alone:
                     self._collect(all, removed)
+                    self._state.history.trim()
                 else:
                     removed.items.append(
                         "only what dead processes left was removed: a build or a transfer is running, prune again later"
@@ -103,6 +105,7 @@ class Collector:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
         for identity, name in mounts:
             removed.add(f"cache mount {identity}", _remove(str(self._state.root / "mounts" / name)))
+        self._state.history.note_prune(time.time())
         folder = self._state.context_indexes
         for index in _names(str(folder)):
             removed.reclaimed += _remove(str(folder / index))

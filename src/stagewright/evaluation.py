@@ -1,14 +1,17 @@
-"""What can be asked of a Dockerfile instead of a build: its checks, an outline of its target, its targets."""
+"""What can be asked of a Dockerfile instead of a build: its checks, an outline of its target, its targets, and what a
+build would run."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
 from contextlib import closing
+from typing import Any
 
 from stagewright.builder import Builder
 from stagewright.confidential import confidential
 from stagewright.frontend import calls, entitlements
+from stagewright.history.recorder import Recorder
 from stagewright.options import BuildOptions, Method
 from stagewright.progress.events import Sink
 from stagewright.records import replace
@@ -33,3 +36,15 @@ def run_call(
         if method == "targets":
             return calls.targets(dockerfile)
         return calls.outline(dockerfile, builder.frontend_options(definition), builder.bases.resolve)
+
+
+def run_dry(
+    options: BuildOptions, env: Mapping[str, str], sink: Sink | None, cancel: threading.Event
+) -> dict[str, Any]:
+    """Which steps a build would run and why, in the form of `History.explain`. Raises StagewrightError."""
+    recorder = Recorder(options, env, sink)
+    with (
+        confidential(options, env, recorder) as (secrets, emitter),
+        closing(Builder(options, secrets, emitter, cancel, env, recorder)) as builder,
+    ):
+        return builder.dry_run(recorder)

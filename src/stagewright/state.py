@@ -13,6 +13,7 @@ from stagewright.cache.mounts import CacheMounts
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
+from stagewright.history.archive import Archive
 from stagewright.snapshots.store import SnapshotStore
 
 
@@ -64,6 +65,10 @@ class State:
     @cached_property
     def cache_mounts(self) -> CacheMounts:
         return CacheMounts(self.root / "mounts", self.db, self.locks)
+
+    @cached_property
+    def history(self) -> Archive:
+        return Archive(self.root / "history", self.locks)
 
     @property
     def context_indexes(self) -> Path:

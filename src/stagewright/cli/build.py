@@ -57,6 +57,13 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         "build", "Build an image from a Dockerfile.", arguments="PATH | URL | -", least=1, most=1, refused=REFUSED
     )
+    add_flags(parser)
+    parser.common()
+    return parser
+
+
+def add_flags(parser: CommandParser) -> None:
+    """Adds all flags of a build."""
     _add_inputs(parser)
     _add_steps(parser)
     _add_results(parser)
@@ -79,8 +86,6 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--host-ca", nargs="?", const=True, metavar="FILE", help="let steps trust the host's CA bundle, or this one"
     )
-    parser.common()
-    return parser
 
 
 def _add_inputs(parser: CommandParser) -> None:
@@ -152,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     from stagewright.progress.display import open_display
 
     mode = _progress_mode(options)
-    request = _request(options, os.environ)
+    request = read_request(options, os.environ)
     if options.call is not None and options.call.method != "build":
         return _call(options, request, mode)
     if request["secrets"]:
@@ -251,7 +256,7 @@ def _progress_mode(options: argparse.Namespace) -> str | None:
     return "quiet"
 
 
-def _request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
+def read_request(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
     """The keyword arguments of `api.build`."""
     from stagewright.cli.specs import parse_cache, parse_secret, parse_ssh
 

@@ -17,6 +17,8 @@ COMMANDS = {
     "build": "Build an image from a Dockerfile",
     "images": "List the images in the store",
     "inspect": "Show everything about images",
+    "explain": "Show why the steps of a build ran",
+    "history": "Show the builds that the store remembers",
     "lint": "Show what could be better in a Dockerfile",
     "tag": "Give an image another name",
     "rm": "Remove images from the store",

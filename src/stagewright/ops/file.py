@@ -64,13 +64,15 @@ class FileRunner:
         known = self._worker.keys.content_digest(source.snapshot, selector)
         if known is None:
             with self._tree(source) as tree:
-                known = content_digest(tree, actions, FileDigests(), self._worker.check_canceled)
+                check, listings = self._worker.check_canceled, self._worker.listings
+                known = content_digest(tree, actions, FileDigests(), check, listings)
             self._worker.keys.save_content_digest(source.snapshot, selector, known)
         return known
 
     def _context_digest(self, name: str, actions: list[CopyAction]) -> str:
         context = self._worker.context(name)
-        return content_digest(context.tree, actions, context.digests, self._worker.check_canceled)
+        check, listings = self._worker.check_canceled, self._worker.listings
+        return content_digest(context.tree, actions, context.digests, check, listings)
 
     def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
         op = _op(vertex)

@@ -17,6 +17,9 @@ from stagewright.sources.tree import Entry, Tree
 # Records that are encoded and hashed at once.
 _BATCH = 256
 
+# Files by their paths in the tree, with what `describe` says of them.
+Listing = list[tuple[str, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:
@@ -65,43 +68,75 @@ def _matches(tree: Tree, pattern: SourcePattern, folder: str, prefix: str) -> It
             pending.append((name + "/", tree.children(entry.path)))
 
 
-def content_digest(tree: Tree, actions: Iterable[CopyAction], digests: FileDigests, check: Callable[[], None]) -> str:
+def content_digest(
+    tree: Tree,
+    actions: Iterable[CopyAction],
+    digests: FileDigests,
+    check: Callable[[], None],
+    listings: dict[str, Listing],
+) -> str:
     """The digest of all that the actions would copy from the tree: names, modes, owners, contents; not times.
 
-    `check` is called now and then, and may raise.
+    `check` is called now and then, and may raise. The files are put into `listings` under the digest.
     """
-    content = hashlib.sha256()
+    content = _Content()
     with tree.at_hand() as files:
         for action in actions:
             for selected in select(files, action):
                 entry = selected.entry
                 if entry.is_dir:
-                    content.update(b"folder\0")
+                    content.mark(b"folder\0")
                     _add_below(content, files, entry, taken(files, entry, action), digests, check)
                 else:
-                    _add(content, describe(files, entry, selected.name, digests))
-            content.update(b"end\0")
-    return "sha256:" + content.hexdigest()
+                    content.add([(entry.path, describe(files, entry, selected.name, digests))])
+            content.mark(b"end\0")
+    return content.done(listings)
 
 
-def mount_digest(tree: Tree, selectors: Iterable[str], digests: FileDigests, check: Callable[[], None]) -> str:
+def mount_digest(
+    tree: Tree,
+    selectors: Iterable[str],
+    digests: FileDigests,
+    check: Callable[[], None],
+    listings: dict[str, Listing],
+) -> str:
     """The digest of all that can be seen where these paths of the tree (files or folders) are mounted; not times.
 
-    Raises NotFoundError for a path that does not exist.
+    Raises NotFoundError for a path that does not exist. The files are put into `listings` under the digest.
     """
-    content = hashlib.sha256()
+    content = _Content()
     with tree.at_hand() as files:
         for selector in selectors:
             entry = files.named(selector)
-            _add(content, describe(files, entry, "", digests))
+            content.add([(entry.path, describe(files, entry, "", digests))])
             if entry.is_dir:
                 _add_below(content, files, entry, files.walk(entry.path), digests, check)
-            content.update(b"end\0")
-    return "sha256:" + content.hexdigest()
+            content.mark(b"end\0")
+    return content.done(listings)
+
+
+class _Content:
+    """A digest in the making, and the files that went into it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._listing: Listing = []
+
+    def mark(self, mark: bytes) -> None:
+        self._hash.update(mark)
+
+    def add(self, records: Listing) -> None:
+        self._hash.update("".join([record for _, record in records]).encode(errors="surrogateescape"))
+        self._listing += records
+
+    def done(self, listings: dict[str, Listing]) -> str:
+        digest = "sha256:" + self._hash.hexdigest()
+        listings[digest] = self._listing
+        return digest
 
 
 def _add_below(
-    content: hashlib._Hash,
+    content: _Content,
     tree: Tree,
     top: Entry,
     entries: Iterable[Entry],
@@ -109,15 +144,11 @@ def _add_below(
     check: Callable[[], None],
 ) -> None:
     start = len(top.path) + 1 if top.path else 0
-    records: list[str] = []
+    records: Listing = []
     for entry in entries:
         check()
-        records.append(describe(tree, entry, entry.path[start:], digests))
+        records.append((entry.path, describe(tree, entry, entry.path[start:], digests)))
         if len(records) == _BATCH:
-            _add(content, "".join(records))
+            content.add(records)
             records.clear()
-    _add(content, "".join(records))
-
-
-def _add(content: hashlib._Hash, record: str) -> None:
-    content.update(record.encode(errors="surrogateescape"))
+    content.add(records)

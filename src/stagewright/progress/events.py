@@ -18,7 +18,8 @@ class VertexEvent:
 
     The same digest is sent again whenever a field changes; the newest event is the whole truth about the vertex.
     `started` and `completed` are None until then. `cached` means that its result came from the cache.
-    `stage` is the stage's name in the `[build 2/4]` prefix that `name` begins with.
+    `stage` is the stage's name in the `[build 2/4]` prefix that `name` begins with. `missed` says in a few words why
+    the result did not come from the cache.
     """
 
     digest: str
@@ -30,6 +31,7 @@ class VertexEvent:
     error: str = ""
     location: SourceRange | None = None
     stage: str | None = None
+    missed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ def masked_event(event: E, masks: Masks) -> E:
     match event:
         case VertexEvent():
             location = _masked_range(event.location, masks)
-            shown = replace(event, name=masks.text(event.name), error=masks.text(event.error), location=location)
+            name, error, missed = masks.text(event.name), masks.text(event.error), masks.text(event.missed)
+            shown = replace(event, name=name, error=error, missed=missed, location=location)
         case StatusEvent():
             shown = replace(event, id=masks.text(event.id))
         case WarningEvent():

@@ -123,6 +123,8 @@ class PlainDisplay:
     def _take_vertex(self, event: VertexEvent) -> None:
         vertex = self._vertex(event.digest)
         ended_before = vertex.ended
+        if event.missed and not vertex.event.missed:
+            self._put(vertex, f"missed: {clean_name(event.missed)}")
         vertex.event = event
         if vertex.ended and not ended_before:
             self._flush_lines(vertex)

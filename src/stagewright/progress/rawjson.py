@@ -61,6 +61,8 @@ def _vertex(event: VertexEvent) -> dict[str, Any]:
         completed=None if event.completed is None else rfc3339(event.completed),
         cached=event.cached,
         error=_text(error),
+        # BuildKit has no such key, and its readers pass over it.
+        missed=_text(event.missed),
     )
 
 

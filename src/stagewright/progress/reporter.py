@@ -67,6 +67,10 @@ class Reporter:
     rows: list[Status] = field(default_factory=list)
     streams: dict[int, MaskedStream] = field(default_factory=dict)
 
+    def missed(self, why: str) -> None:
+        """Let all that is told of the vertex from now on say why its result did not come from the cache."""
+        self.event = replace(self.event, missed=why)
+
     def start(self) -> None:
         self._send(replace(self.event, started=time.time()))
 

@@ -117,6 +117,8 @@ class Layout:
         elapsed = None if event.cached else row.elapsed(now)
         time_text = "" if elapsed is None else f"{elapsed:.1f}s"
         left = [(" => ", look), (word, look), (row.name, style.error if word == "ERROR " else "")]
+        if event.missed:
+            left.append((f"  missed: {fit_cells(clean_name(event.missed))}", style.faint))
         return self._line(left, [(time_text, style.faint if row.ended else "")])
 
     def details(self, row: VertexRow, now: float, limit: int) -> list[Row]:

@@ -82,7 +82,7 @@ class Solver:
     """Solves graphs. `cancel` stops the build when set, by the caller or by the first failure.
 
     `resolve` answers what a source means now that its op only names (`is_named_only`), as JSON-able data: its key is
-    made of that. It is called from any thread.
+    made of that. It is called from any thread. With `dry` keys are found as far as they can be, and nothing is run.
     """
 
     def __init__(
@@ -94,9 +94,12 @@ class Solver:
         cancel: threading.Event,
         jobs: int | None = None,
         resolve: Callable[[Vertex, Reporter], object] | None = None,
+        *,
+        dry: bool = False,
     ) -> None:
         self._runner_of = runner_of
         self._resolve_source = resolve
+        self._dry = dry
         self._keys = keys
         self._locks = locks
         self._emitter = emitter
@@ -109,6 +112,13 @@ class Solver:
         self._admit_at = 0.0
         self._failure: BaseException | None = None
         self._nodes: dict[str, _Node] = {}
+        # Asked in the loop's thread, before anything that misses the cache runs, why that is so.
+        self.why_missed: Callable[[_Node], str] | None = None
+
+    @property
+    def nodes(self) -> list[_Node]:
+        """The vertices of the graph with all that is known of them, inputs before their users."""
+        return list(self._nodes.values())
 
     def solve(self, targets: Sequence[Vertex]) -> list[Result]:
         """The results of the targets, in their order. Raises the first failure after all running work has ended."""
@@ -419,7 +429,11 @@ class Solver:
             self._run(node)
 
     def _run(self, node: _Node) -> None:
+        if self._dry:
+            return
         inputs = tuple(source.result for source in node.inputs if source.result is not None)
+        if self.why_missed is not None:
+            node.reporter.missed(self.why_missed(node))
 
         def work() -> Callable[[], None]:
             result = self._run_once(node, inputs)

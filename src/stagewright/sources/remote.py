@@ -55,6 +55,10 @@ class RemoteSources:
             self._meanings[op] = self._kind(op).resolve(op, reporter)
         return self._meanings[op]
 
+    def meaning(self, vertex: Vertex) -> object:
+        """What the source was found to mean in this build; None for one that nobody asked for."""
+        return self._meanings.get(vertex.op) if isinstance(vertex.op, SourceOp) else None
+
     def snapshot(self, vertex: Vertex, reporter: Reporter) -> int:
         """The snapshot of its files. Raises StagewrightError."""
         op = _op(vertex)

@@ -59,6 +59,13 @@ UNNEEDED = (
     "stagewright.door.ids",
     "stagewright.door.outer",
     "stagewright.exporters.archive",
+    "stagewright.history.causes",
+    "stagewright.history.explain",
+    "stagewright.history.filelist",
+    "stagewright.history.matching",
+    "stagewright.history.recipe",
+    "stagewright.history.steps",
+    "stagewright.history.view",
     "stagewright.loading",
     "stagewright.ops.sharing",
     "stagewright.progress.rawjson",
@@ -113,6 +120,24 @@ def test_a_cached_build_loads_what_it_uses(bench: Workbench, output: list[str]) 
     assert library - modules_of("-c", f'import sys, {LIBRARY}\nprint(*sys.modules, sep="\\n")') == set()
     own = {name for name in loaded if name.startswith("stagewright")}
     assert {name for name in own if name.startswith(UNNEEDED)} - NEEDED == set()
+
+
+def test_a_cached_build_records_little(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nCOPY . .\nRUN echo 1\n")
+    for number in range(500):
+        bench.write(f"files/{number}", str(number))
+
+    def records() -> dict[str, int]:
+        folder = bench.stagewright.root / "history"
+        return {str(path): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+    bench.build()
+    bench.build()
+    before = records()
+    bench.build()
+    new = {path: size for path, size in records().items() if path not in before}
+    assert len(new) == 1
+    assert sum(new.values()) < 1000
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/ns_last_pid"), reason="the kernel does not count processes")

@@ -1,0 +1,272 @@
+"""Where records of builds lie: a folder of the state directory, of which a file once written is never changed.
+
+    builds/NUMBER.SUBJECT    one build: a line of JSON (see `Build`), then what ran in it, compressed (see `Run`)
+    graphs/KEY               the steps of builds that were of the same graph with the same keys, compressed
+    files/DIGEST             the files behind a content digest, compressed (see `filelist`)
+    pruned                   when the build cache was emptied last, in seconds since the epoch
+    new-*                    what is being written
+
+A build that found all in its cache writes one small file in `builds`. Files are written aside, under a lock, and
+renamed, so that one that is there is whole; they are not synced, so that after a crash of the machine one may be empty,
+and counts as none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from stagewright.cache.locks import LockFile
+from stagewright.content.folders import make_private
+from stagewright.records import dataclass, field
+
+FORMAT = 1
+KEPT = 100
+# Trimming looks at all records, so it is done once in so many builds.
+_TRIM_EVERY = 16
+_MAX_BYTES = 256 << 20
+_LOCK = "history"
+
+
+@dataclass(slots=True)
+class Build:
+    """One build that has ended, without its steps.
+
+    `subject` stands for the context and the Dockerfile's place, `recipe` for the Dockerfile's text. `inputs` are what
+    the build was given, as JSON-able data; `status` is completed, failed or canceled; `graph` names its steps, "" where
+    it did not come to have any.
+    """
+
+    number: int
+    subject: str
+    recipe: str
+    created: float
+    seconds: float
+    status: str
+    error: str
+    inputs: dict[str, Any]
+    outcome: dict[str, Any]
+    graph: str
+    steps: int
+    ran: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What did not come from the cache: by the step's index what became of it (see `recorder`), and its log."""
+
+    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
+    logs: dict[int, list[tuple[float, int, str]]] = field(default_factory=dict)
+
+
+class Archive:
+    """The records of one state directory. Raises OSError where the disk refuses; what is damaged is not there."""
+
+    def __init__(self, folder: Path, locks: LockFile) -> None:
+        self._folder = folder
+        self._builds = folder / "builds"
+        self._graphs = folder / "graphs"
+        self._files = folder / "files"
+        self._pruned = folder / "pruned"
+        self._locks = locks
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        build: Build,
+        run: Run | None,
+        graph: Callable[[], dict[str, Any]],
+        files: Callable[[], dict[str, bytes]],
+    ) -> int:
+        """Keep a build; answers its number. `graph` and `files` (by digest) are asked for only if they are new."""
+        data = b"" if run is None else _packed({"steps": run.steps, "logs": run.logs})
+        with self._locks.hold(_LOCK):
+            if build.graph and not (self._graphs / build.graph).exists():
+                for digest, listing in files().items():
+                    if not (self._files / digest).exists():
+                        self._write(self._files / digest, listing)
+                self._write(self._graphs / build.graph, _packed(graph()))
+            build.number = max((number for number, _ in self._names()), default=0) + 1
+            header = {name: getattr(build, name) for name in Build.__slots__}
+            line = json.dumps({"format": FORMAT, **header}, separators=(",", ":")).encode()
+            self._write(self._builds / f"{build.number}.{build.subject}", line + b"\n" + data)
+            if build.number % _TRIM_EVERY == 0:
+                self._trim(KEPT)
+        return build.number
+
+    def note_prune(self, at: float) -> None:
+        """Remember that the build cache was emptied, and keep of each subject the newest build alone."""
+        with self._locks.hold(_LOCK):
+            self._write(self._pruned, str(at).encode())
+            newest: dict[str, int] = {}
+            for number, subject in sorted(self._names()):
+                newest[subject] = number
+            self._remove({number for number, _ in self._names()} - set(newest.values()))
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Forget builds; what only they referred to goes, too."""
+        with self._locks.hold(_LOCK):
+            self._remove(set(numbers))
+
+    def trim(self) -> None:
+        """Forget all but the newest builds, as many as are kept."""
+        with self._locks.hold(_LOCK):
+            self._trim(KEPT)
+
+    def _trim(self, kept: int) -> None:
+        names = sorted(self._names(), reverse=True)
+        self._remove({number for number, _ in names[kept:]})
+        while kept > 1 and sum(map(_size, self._all_files())) > _MAX_BYTES:
+            kept //= 2
+            self._remove({number for number, _ in names[kept:]})
+        for path in _below(self._folder):
+            # Who writes holds the lock, so this is what a process was writing that was killed.
+            if path.name.startswith("new-"):
+                _unlink(path)
+
+    def _remove(self, gone: set[int]) -> None:
+        if not gone:
+            return
+        names = list(self._names())
+        newest = max((number for number, _ in names), default=0)
+        for number, subject in names:
+            if number not in gone:
+                continue
+            path = self._builds / f"{number}.{subject}"
+            if number == newest:
+                # No number is given twice.
+                self._write(path, b"")
+            else:
+                _unlink(path)
+        builds = self.list()
+        graphs = {build.graph for build in builds}
+        for path in _below(self._graphs):
+            if path.name not in graphs:
+                _unlink(path)
+        files = {digest for name in graphs if (graph := self.graph(name)) for digest in graph.get("files", ())}
+        for path in _below(self._files):
+            if path.name not in files:
+                _unlink(path)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def list(self) -> list[Build]:
+        """All builds, the newest first."""
+        found = (self._load(number, subject) for number, subject in sorted(self._names(), reverse=True))
+        return [build for build in found if build is not None]
+
+    def get(self, number: int) -> Build | None:
+        """The build of that number."""
+        subject = next((subject for known, subject in self._names() if known == number), None)
+        return None if subject is None else self._load(number, subject)
+
+    def of_subject(self, subject: str, most: int) -> Iterable[Build]:
+        """At most so many builds of a subject, the newest first."""
+        numbers = sorted((number for number, known in self._names() if known == subject), reverse=True)
+        found = (self._load(number, subject) for number in numbers[:most])
+        return [build for build in found if build is not None]
+
+    def run(self, build: Build) -> Run:
+        """What ran in a build."""
+        data = _read(self._builds / f"{build.number}.{build.subject}").partition(b"\n")[2]
+        found = _unpacked(data) or {}
+        steps = {int(index): value for index, value in found.get("steps", {}).items()}
+        logs = found.get("logs", {}).items()
+        return Run(steps, {int(index): [(line[0], line[1], line[2]) for line in log] for index, log in logs})
+
+    def graph(self, name: str) -> dict[str, Any] | None:
+        """The steps of a graph, as they were given."""
+        return _unpacked(_read(self._graphs / name)) if name else None
+
+    def files(self, digest: str) -> bytes:
+        """The files behind a content digest; b"" where they are not known."""
+        return _read(self._files / digest)
+
+    def pruned(self) -> float:
+        """When the build cache was emptied last, in seconds since the epoch; 0.0 for never."""
+        try:
+            return float(_read(self._pruned) or b"0")
+        except ValueError:
+            return 0.0
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = self._folder / f"new-{os.urandom(6).hex()}"
+        if not path.parent.is_dir():
+            make_private(path.parent)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except OSError:
+            _unlink(temporary)
+            raise
+
+    def _names(self) -> Iterable[tuple[int, str]]:
+        try:
+            names = os.listdir(self._builds)
+        except FileNotFoundError:
+            return
+        for name in names:
+            number, dot, subject = name.partition(".")
+            if dot and number.isdecimal():
+                yield int(number), subject
+
+    def _load(self, number: int, subject: str) -> Build | None:
+        try:
+            with open(self._builds / f"{number}.{subject}", "rb") as file:
+                found = json.loads(file.readline() or b"null")
+        except (OSError, ValueError):
+            return None
+        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+            return None
+        return Build(**found) if found.keys() == set(Build.__slots__) else None
+
+    def _all_files(self) -> Iterable[Path]:
+        for folder in (self._builds, self._graphs, self._files):
+            yield from _below(folder)
+
+
+def _packed(data: Any) -> bytes:
+    import zlib
+
+    return zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 1)
+
+
+def _unpacked(data: bytes) -> dict[str, Any] | None:
+    import zlib
+
+    try:
+        found = json.loads(zlib.decompress(data))
+    except (zlib.error, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # What cannot be read is as good as not there.
+        return b""
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

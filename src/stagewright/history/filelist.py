@@ -1,0 +1,91 @@
+"""The files behind a content digest: kept in a compact form, and compared to say which of them changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+from stagewright.records import dataclass
+
+# Enough to tell two contents of one file apart, and too little to be of use to anybody else.
+_DIGITS = 16
+_REGULAR = "10"
+
+Kind = Literal["changed", "added", "removed", "mode", "owner"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """What became of one file; `old` and `new` are modes or owners, where these alone differ."""
+
+    path: str
+    kind: Kind
+    old: str = ""
+    new: str = ""
+
+
+def pack(noted: Iterable[tuple[str, str]], clean: Callable[[str], str] = str) -> bytes:
+    """The kept form of paths with the records that `sources.digests.describe` makes of their files.
+
+    `clean` takes out of paths what must not be kept.
+    """
+    fields: list[str] = []
+    for path, record in noted:
+        _, mode, uid, gid, what, _ = record.split("\0")
+        if what and not mode.startswith(_REGULAR):
+            what = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
+        fields += [clean(path), mode, f"{uid}:{gid}", what[:_DIGITS]]
+    return zlib.compress("\0".join(fields).encode(errors="surrogateescape"), 1)
+
+
+def unpack(data: bytes) -> dict[str, tuple[str, str, str]] | None:
+    """Mode, owner and content by path; None for what is damaged or not there."""
+    try:
+        text = zlib.decompress(data).decode(errors="surrogateescape")
+    except zlib.error:
+        return None
+    fields = text.split("\0")
+    return {path: (mode, owner, what) for path, mode, owner, what in zip(*[iter(fields)] * 4, strict=False)}
+
+
+def compare(old: Mapping[str, tuple[str, str, str]], new: Mapping[str, tuple[str, str, str]]) -> list[FileChange]:
+    """What is not the same: files before folders, contents before modes, then by path."""
+    changes: list[FileChange] = []
+    folders: set[str] = set()
+    for path in sorted(old.keys() | new.keys()):
+        before, after = old.get(path), new.get(path)
+        if before == after:
+            continue
+        if int((after or before or ("0",))[0], 8) & 0o170000 == 0o040000:
+            folders.add(path)
+        if before is None or after is None:
+            changes.append(FileChange(path, "added" if before is None else "removed"))
+        elif before[2] != after[2] or before[0][:-4] != after[0][:-4]:
+            changes.append(FileChange(path, "changed"))
+        elif before[0] != after[0]:
+            changes.append(FileChange(path, "mode", before[0][-4:], after[0][-4:]))
+        else:
+            changes.append(FileChange(path, "owner", before[1], after[1]))
+    order = ("changed", "added", "removed", "mode", "owner")
+    return sorted(changes, key=lambda change: (change.path in folders, order.index(change.kind), change.path))
+
+
+def sentence(changes: list[FileChange], *, prefix: str = "", most: int = 3) -> str:
+    """The changes in words, `most` of them by name: `a changed, b was added, and 4 more files differ`."""
+    parts = [_one(change, prefix) for change in changes[:most]]
+    more = len(changes) - most
+    if more > 0:
+        parts.append(f"and {more} more {'file differs' if more == 1 else 'files differ'}")
+    return ", ".join(parts) if more > 0 or len(parts) < 2 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _one(change: FileChange, prefix: str) -> str:
+    path = os.fsencode(prefix + change.path).decode(errors="backslashreplace") or "/"
+    if change.kind == "changed":
+        return f"{path} changed"
+    if change.kind in ("added", "removed"):
+        return f"{path} was {change.kind}"
+    return f"the {change.kind} of {path} went from {change.old} to {change.new}"
