@@ -107,6 +107,30 @@ class Store:
             "history": config.get("history") or [],
         }
 
+    def layers(self, image: str) -> dict[str, Any]:
+        """What each layer of an image brings, what later ones delete or overwrite of it, and the largest folders."""
+        from stagewright.anatomy.report import layers_data
+        from stagewright.anatomy.tree import read_tree
+
+        with BuildLease(self._state.locks):
+            found = self._load(*self._find(image))
+            return layers_data(image, read_tree(self._state.blobs, found.manifest, found.config))
+
+    def diff(self, old: str, new: str) -> dict[str, Any]:
+        """How the image `new` differs from `old`: config, packages and files, as plain data."""
+        from stagewright.anatomy.packages import holds_packages
+        from stagewright.anatomy.report import diff_data
+        from stagewright.anatomy.tree import read_tree
+
+        blobs = self._state.blobs
+        with BuildLease(self._state.locks):
+            first, second = (self._load(*self._find(image)) for image in (old, new))
+            trees = (
+                read_tree(blobs, first.manifest, first.config, with_digests=True, keeps=holds_packages),
+                read_tree(blobs, second.manifest, second.config, with_digests=True, keeps=holds_packages),
+            )
+        return diff_data((old, new), trees, (first.config_bytes, second.config_bytes))
+
     def tag(self, image: str, name: str) -> None:
         """Let `name` lead to the image, too, whatever it led to before. Raises UsageError for a name with a digest."""
         reference = Reference.parse(name)

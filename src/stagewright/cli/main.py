@@ -17,6 +17,7 @@ COMMANDS = {
     "build": "Build an image from a Dockerfile",
     "images": "List the images in the store",
     "inspect": "Show everything about images",
+    "diff": "Show how two images differ",
     "explain": "Show why the steps of a build ran",
     "history": "Show the builds that the store remembers",
     "lint": "Show what could be better in a Dockerfile",
