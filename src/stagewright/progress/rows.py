@@ -48,11 +48,10 @@ class Row:
 class VertexRow:
     """What the live display knows of one vertex."""
 
-    __slots__ = ("_lines", "_tail", "event", "name", "statuses")
+    __slots__ = ("_lines", "_tail", "event", "missed", "name", "statuses")
 
     def __init__(self, event: VertexEvent) -> None:
-        self.event = event
-        self.name = fit_cells(clean_name(event.name))
+        self.update(event)
         self.statuses: dict[str, StatusEvent] = {}
         self._lines: dict[int, LineAssembler] = {}
         self._tail: deque[str] = deque(maxlen=MAX_TAIL)
@@ -66,6 +65,7 @@ class VertexRow:
         """Takes a newer event of the vertex."""
         self.event = event
         self.name = fit_cells(clean_name(event.name))
+        self.missed = fit_cells(clean_name(event.missed))
 
     def add_log(self, event: LogEvent) -> None:
         """Takes a piece of the step's output."""
@@ -117,8 +117,8 @@ class Layout:
         elapsed = None if event.cached else row.elapsed(now)
         time_text = "" if elapsed is None else f"{elapsed:.1f}s"
         left = [(" => ", look), (word, look), (row.name, style.error if word == "ERROR " else "")]
-        if event.missed:
-            left.append((f"  missed: {fit_cells(clean_name(event.missed))}", style.faint))
+        if row.missed:
+            left.append((f"  missed: {row.missed}", style.faint))
         return self._line(left, [(time_text, style.faint if row.ended else "")])
 
     def details(self, row: VertexRow, now: float, limit: int) -> list[Row]:

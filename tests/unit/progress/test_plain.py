@@ -198,3 +198,13 @@ def test_a_warning_about_an_ended_vertex_stands_alone() -> None:
     display(WarningEvent("a", "Other: late (line 4)"))
     lines = stream.getvalue().splitlines()
     assert lines == ["#1 first", "#1 DONE 1.0s", "#1 WARN: Rule: late (line 3)", "#1 WARN: Other: late (line 4)"]
+
+
+def test_why_a_step_missed_the_cache_is_its_first_line() -> None:
+    out = io.StringIO()
+    display = PlainDisplay(out)
+    display(VertexEvent("sha256:1", "RUN a", started=1.0, missed="src/app.py changed"))
+    display(LogEvent("sha256:1", 1, b"hello\n", 1.5))
+    display(VertexEvent("sha256:1", "RUN a", started=1.0, completed=2.0, missed="src/app.py changed"))
+    display.close(None)
+    assert out.getvalue() == "#1 RUN a\n#1 missed: src/app.py changed\n#1 0.500 hello\n#1 DONE 1.0s\n"

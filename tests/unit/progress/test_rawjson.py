@@ -24,7 +24,7 @@ def test_vertex_without_anything() -> None:
 
 
 def test_vertex_with_everything() -> None:
-    event = VertexEvent("sha256:a", "n", ("sha256:b",), 0.5, 2.0, True, "exit code: 1")
+    event = VertexEvent("sha256:a", "n", ("sha256:b",), 0.5, 2.0, True, "exit code: 1", missed="a changed")
     assert written(event)["vertexes"] == [
         {
             "digest": "sha256:a",
@@ -34,6 +34,7 @@ def test_vertex_with_everything() -> None:
             "completed": "1970-01-01T00:00:02Z",
             "cached": True,
             "error": "exit code: 1",
+            "missed": "a changed",
         }
     ]
 

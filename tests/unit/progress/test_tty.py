@@ -269,3 +269,9 @@ def test_any_events_on_any_terminal(events: list[Event], columns: int, lines: in
             screen.frame(0.3)
     screen.display.close(None)
     assert screen.terminal.cursor_visible or not screen.terminal.frames
+
+
+def test_why_a_step_missed_the_cache_follows_its_name() -> None:
+    screen = Screen()
+    screen.play(vertex("a", "[1/2] COPY . .", missed="src/app.py\tchanged"))
+    assert screen.frame(1.0)[0].split("  ")[:2] == [" => [1/2] COPY . .", "missed: src/app.py changed"]
