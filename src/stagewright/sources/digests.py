@@ -107,7 +107,8 @@ class StatIndex(FileDigests):
             try:
                 make_private(self._path.parent)
                 with open(temporary, "wb") as file:
-                    file.write(_FORMAT + crc32(data).to_bytes(4, "big") + data)
+                    file.write(_FORMAT + crc32(data).to_bytes(4, "big"))
+                    file.write(data)
                 os.replace(temporary, self._path)
             except OSError as error:
                 _unlink(temporary)
