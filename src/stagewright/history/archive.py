@@ -64,7 +64,10 @@ class Run:
 
 
 class Archive:
-    """The records of one state directory. Raises OSError where the disk refuses; what is damaged is not there."""
+    """The records of one state directory.
+
+    What writes raises OSError where the disk refuses; what is damaged or cannot be read is not there.
+    """
 
     def __init__(self, folder: Path, locks: LockFile) -> None:
         self._folder = folder
@@ -209,7 +212,7 @@ class Archive:
     def _names(self) -> Iterable[tuple[int, str]]:
         try:
             names = os.listdir(self._builds)
-        except FileNotFoundError:
+        except OSError:
             return
         for name in names:
             number, dot, subject = name.partition(".")
@@ -261,7 +264,7 @@ def _unlink(path: Path) -> None:
 def _below(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except FileNotFoundError:
+    except OSError:
         return []
 
 

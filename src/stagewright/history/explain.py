@@ -6,84 +6,20 @@ up to the roots, which are what a person did: a file, an argument, an instructio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.history import filelist
-from stagewright.history.archive import Archive, Build, Run
+from stagewright.history.archive import Archive, Build
 from stagewright.history.causes import Cause, Sides, own_causes, text_changed, variable_cause
 from stagewright.history.filelist import FileChange
-from stagewright.history.matching import match
-from stagewright.history.recipe import Recipe
+from stagewright.history.past import Past, Present, Reason
 from stagewright.history.steps import Step, copied_from
-from stagewright.records import dataclass, field
 
 _NAMED_FILES = 3
 _KEPT_FILES = 200
 _LABEL = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a step was not found in the cache: the cause that counts, the step where it arose, and what else differs."""
-
-    kind: str
-    sentence: str
-    short: str
-    root: int
-    details: Mapping[str, Any] = field(default_factory=dict)
-    also: tuple[str, ...] = ()
-    compared_with: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(slots=True)
-class Present:
-    """The build that is explained: its steps, which get their keys as they are found, and what it was given.
-
-    `files` answers the files behind a content digest in their kept form, `exists` whether a path is in the main
-    context's folder. `sources` name what an imported cache was taken from.
-    """
-
-    steps: list[Step]
-    recipe: Recipe
-    inputs: Mapping[str, Any]
-    no_cache: Sequence[bool]
-    files: Callable[[str], bytes]
-    exists: Callable[[str], bool]
-    version: str
-    ignore: Sequence[str] = ()
-    sources: Sequence[str] = ()
-
-
-class Past:
-    """An earlier build, and which of its steps the present ones are."""
-
-    def __init__(self, archive: Archive, build: Build, graph: Mapping[str, Any], present: Present) -> None:
-        self.build = build
-        self.steps = [Step.from_json(step) for step in graph["steps"]]
-        self.recipe = Recipe(graph["dockerfile"])
-        self.ignore: list[str] = graph.get("ignore", [])
-        self.inputs = build.inputs
-        self._archive = archive
-        self._present = present
-
-    @cached_property
-    def matched(self) -> dict[int, int]:
-        return match(self.steps, self.recipe, self._present.steps, self._present.recipe)
-
-    @cached_property
-    def back(self) -> dict[int, int]:
-        """The present steps' indexes by those of the old ones."""
-        return {old: new for new, old in self.matched.items()}
-
-    @cached_property
-    def run(self) -> Run:
-        return self._archive.run(self.build)
 
 
 class Explainer:

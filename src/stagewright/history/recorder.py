@@ -24,7 +24,8 @@ from stagewright.version import VERSION
 if TYPE_CHECKING:
     from stagewright.dockerfile.ignore import Pattern
     from stagewright.graph.vertex import Vertex
-    from stagewright.history.explain import Explainer, Reason
+    from stagewright.history.explain import Explainer
+    from stagewright.history.past import Reason
     from stagewright.history.steps import Solved, Step
     from stagewright.options import BuildOptions, Cache
     from stagewright.secrecy.masks import Masks
@@ -198,7 +199,8 @@ class Recorder:
 
     def _explained(self) -> Explainer:
         if self._explainer is None:
-            from stagewright.history.explain import Explainer, Present
+            from stagewright.history.explain import Explainer
+            from stagewright.history.past import Present
             from stagewright.history.recipe import Recipe
 
             assert self._archive is not None

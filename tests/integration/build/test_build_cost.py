@@ -63,6 +63,7 @@ UNNEEDED = (
     "stagewright.history.explain",
     "stagewright.history.filelist",
     "stagewright.history.matching",
+    "stagewright.history.past",
     "stagewright.history.recipe",
     "stagewright.history.steps",
     "stagewright.history.view",
