@@ -124,7 +124,7 @@ class Explainer:
         # What it stands on was found in the cache, but is not what it was.
         place = f"{self._label(at)}: {cause.sentence}"
         sentence = place if is_parent else f"{first.sentence}, since {place}"
-        return Reason(cause.kind, sentence, cause.short, at, cause.details, also, number)
+        return Reason(cause.kind, sentence, cause.short, index, cause.details, also, number)
 
     def _no_cache(self, index: int, number: int | None) -> Reason:
         step = self._present.steps[index]

@@ -15,7 +15,10 @@ from stagewright.records import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a step was not found in the cache: the cause that counts, the step where it arose, and what else differs."""
+    """Why a step was not found in the cache: the cause that counts, and what else differs.
+
+    `root` is the first of the steps that ran because of it.
+    """
 
     kind: str
     sentence: str
