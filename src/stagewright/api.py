@@ -130,6 +130,7 @@ def build(
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
     """
+    from stagewright.afterwards import collect_afterwards
     from stagewright.door import passage
     from stagewright.state import default_root
 
@@ -168,7 +169,12 @@ def build(
         root=default_root(os.environ) if root is None else os.fspath(root),
         config=None if config is None else os.fspath(config),
     )
-    result: BuildResult = passage.call("stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel)
+    try:
+        result: BuildResult = passage.call(
+            "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel
+        )
+    finally:
+        collect_afterwards(options.root or "", options.config, os.environ)
     return result
 
 

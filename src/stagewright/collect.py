@@ -11,19 +11,25 @@ What makes it safe:
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Sequence
 
 from stagewright.cache.leases import collecting
 from stagewright.errors import StoreError
 from stagewright.image.descriptor import Descriptor
+from stagewright.policy import Policy, choose
 from stagewright.reach import needed_by_images, needed_by_resolutions, reach, with_ancestors
 from stagewright.records import dataclass, field
-from stagewright.reports import PruneReport
+from stagewright.reports import PruneReport, UsageRow
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.tree import remove_tree
+from stagewright.sources.digests import is_readable
 from stagewright.sources.git import remote_of
 from stagewright.state import State
-from stagewright.usage import disk_size
+from stagewright.usage import disk_size, usage_rows
+
+_BUSY = "only what dead processes left was removed: a build or a transfer is running, prune again later"
 
 
 @dataclass(slots=True)
@@ -58,12 +64,58 @@ class Collector:
                     self._collect(all, removed)
                     self._state.history.trim()
                 else:
-                    removed.items.append(
-                        "only what dead processes left was removed: a build or a transfer is running, prune again later"
-                    )
+                    removed.items.append(_BUSY)
         except OSError as error:
             raise StoreError(f"cannot prune {self._state.root}: {error}") from error
         return PruneReport(removed.reclaimed, removed.items)
+
+    def reclaim(self, policies: Sequence[Policy]) -> PruneReport:
+        """Remove what each policy in turn says, and what nothing needs after that.
+
+        While something uses the store, only what dead processes left.
+        """
+        removed = _Removed()
+        gone: list[UsageRow] = []
+        try:
+            with collecting(self._state.locks) as alone:
+                self._state.cache_mounts.bring_back()
+                self._state.snapshots.clean()
+                removed.reclaimed += self._state.blobs.clean()
+                for policy in policies if alone else ():
+                    disk = shutil.disk_usage(self._state.root)
+                    chosen = choose(usage_rows(self._state, busy=False), policy, disk.free, disk.total, time.time())
+                    for row in chosen:
+                        removed.add(f"{row.kind} {row.id}", self._remove(row))
+                    gone += chosen
+                if alone:
+                    self._collect(False, removed)
+                    self._remove_stale_indexes()
+        except OSError as error:
+            raise StoreError(f"cannot prune {self._state.root}: {error}") from error
+        if not alone:
+            removed.items.append(_BUSY)
+        return PruneReport(removed.reclaimed, removed.items, gone)
+
+    def _remove(self, row: UsageRow) -> int:
+        """Remove what takes space for one row; answers the bytes."""
+        state = self._state
+        if row.kind == "blob":
+            state.blobs.delete(row.id)
+            return row.size
+        if row.kind == "cache mount":
+            state.db.execute("DELETE FROM cache_mounts WHERE dir = ?", (row.id,))
+            return _remove(str(state.root / "mounts" / row.id))
+        if row.kind == "git repository":
+            return _remove(str(state.git_repositories / row.id))
+        state.db.execute("DELETE FROM cache_results WHERE snapshot = ?", (int(row.id),))
+        return state.snapshots.remove(int(row.id))
+
+    def _remove_stale_indexes(self) -> None:
+        """Remove stat indexes that were being written when their process died, or are of another version."""
+        folder = self._state.context_indexes
+        for name in _names(str(folder)):
+            if not is_readable(folder / name):
+                (folder / name).unlink(missing_ok=True)
 
     def drop_image(self, target: Descriptor) -> list[str]:
         """Remove the blobs of an image that has no name any more, but those that something else needs.

@@ -9,7 +9,8 @@ from typing import Any
 
 from stagewright.errors import UsageError
 from stagewright.patterns import pattern
-from stagewright.records import dataclass, field
+from stagewright.policy import Policy, parse_conditions
+from stagewright.records import dataclass, field, replace
 
 # Tables and keys of a buildkitd.toml that say nothing to this builder.
 _BUILDKITD_KEYS = frozenset(
@@ -34,6 +35,13 @@ _SNAPSHOTTERS = ("auto", "overlay", "fuse-overlayfs", "copies")
 _RUNTIMES = ("auto", "chroot")
 _DURATION = pattern(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+# As BuildKit's: up to a tenth of the disk stays in any case, more only as long as there is room.
+_DEFAULT = Policy(reserved=0.1, max_used=0.6, min_free=0.2)
+DEFAULT_POLICIES = (_DEFAULT,)
+_GC_LIMITS = {"reservedSpace": "reserved", "maxUsedSpace": "max_used", "minFreeSpace": "min_free"}
+_SIZE = pattern(r"(\d+(?:\.\d+)?) ?(%|[kmgt]?i?b?)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,8 @@ class Config:
     `registries` is keyed by HOST[:PORT]. `resolve_ttl_s` is for how many seconds a tag's digest is trusted before the
     registry is asked again. `host_ca` is the path of a CA bundle that steps shall trust, or True for the host's own.
     `jobs` bounds the steps that run at once; `oci_runtime` is an OCI runtime to run them with. `snapshotter` is how
-    layers are merged, `chroot` has steps run in no more than a chroot.
+    layers are merged, `chroot` has steps run in no more than a chroot. `gc` are the policies by which builds collect
+    garbage when they have ended, in their order; None for none at all.
     """
 
     registries: Mapping[str, RegistryTable] = field(default_factory=dict)
@@ -78,6 +87,7 @@ class Config:
     oci_runtime: str | None = None
     snapshotter: str = "auto"
     chroot: bool = False
+    gc: tuple[Policy, ...] | None = DEFAULT_POLICIES
 
 
 def load(path: str | None, env: Mapping[str, str]) -> Config:
@@ -220,6 +230,7 @@ def _parse(data: bytes, path: str) -> Config:
         host_ca=_parse_host_ca(table),
         jobs=jobs,
         oci_runtime=table.get("oci-runtime", str, "a string"),
+        gc=_parse_gc(table),
         **_parse_worker(table),
     )
     table.finish(_BUILDKITD_KEYS)
@@ -233,6 +244,55 @@ def _parse_worker(table: _Table) -> dict[str, Any]:
     runtime = worker.choice("runtime", _RUNTIMES) or "auto"
     worker.finish(_BUILDKITD_WORKERS)
     return {"snapshotter": snapshotter, "chroot": runtime == "chroot"}
+
+
+def _parse_gc(table: _Table) -> tuple[Policy, ...] | None:
+    """The keys of `[gc]`, which are those of a worker in a buildkitd.toml."""
+    gc = table.child("gc")
+    is_on = gc.get("gc", bool, "true or false")
+    keep = gc.raw("gckeepstorage")
+    limits = _parse_limits(gc)
+    if keep is not None:
+        # The older name of reservedSpace.
+        limits.setdefault("reserved", _parse_space(gc, "gckeepstorage", keep))
+    policies = [_parse_policy(child) for child in gc.tables("gcpolicy")]
+    gc.finish()
+    if is_on is False:
+        return None
+    return tuple(policies) or (replace(_DEFAULT, **limits),)
+
+
+def _parse_policy(table: _Table) -> Policy:
+    table.get("all", bool, "true or false")  # All caches of this builder are of the kinds that go without it.
+    keep = table.raw("keepDuration")
+    try:
+        keep_s = float(keep) if type(keep) is int else parse_duration(keep or "0")
+        filters = tuple(map(parse_conditions, table.strings("filters")))
+    except UsageError as error:
+        raise UsageError(f"{table.error('', 'a policy').message}: {error.message}", hint=error.hint) from error
+    except TypeError as error:
+        raise table.error("keepDuration", 'a duration such as "48h"') from error
+    policy = Policy(filters, keep_s, **_parse_limits(table))
+    table.finish()
+    return policy
+
+
+def _parse_limits(table: _Table) -> dict[str, int | float]:
+    given = ((field, name, table.raw(name)) for name, field in _GC_LIMITS.items())
+    return {field: _parse_space(table, name, value) for field, name, value in given if value is not None}
+
+
+def _parse_space(table: _Table, name: str, value: object) -> int | float:
+    """Bytes of a number or of a text such as "10GB", or a part of the disk of one such as "20%"."""
+    matched = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if type(value) is int and value >= 0:
+        return value
+    if matched is None:
+        raise table.error(name, 'a number of bytes, or a text such as "10GB" or "20%"')
+    if matched[2] == "%":
+        return float(matched[1]) / 100
+    unit = matched[2].lower().removesuffix("b")
+    return int(float(matched[1]) * (_BINARY[unit[:-1]] if unit.endswith("i") else _UNITS[unit]))
 
 
 def _parse_ttl(table: _Table) -> float:

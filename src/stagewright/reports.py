@@ -27,10 +27,14 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What a collection removed, a line for each item, and how many bytes that freed."""
+    """What a collection removed, a line for each item, and how many bytes that freed.
+
+    `rows` are those of what was chosen one by one, by filters or limits.
+    """
 
     reclaimed: int
     items: Sequence[str]
+    rows: Sequence[UsageRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class UsageRow:
     """Something that takes space: `kind` is image, layer snapshot, cache, cache mount, git repository or blob.
 
     `size` is in bytes on disk, and no byte is in two rows; times are seconds since the epoch, None where they are not
-    known. `in_use` tells that a prune of everything would keep it now.
+    known. `in_use` tells that a prune of everything would keep it now, `shared` that others have its bytes, too.
+    `parent` is the ID of the row of the same kind that this one is built on.
     """
 
     kind: str
@@ -57,6 +62,13 @@ class UsageRow:
     last_used: float | None
     in_use: bool
     description: str
+    shared: bool = False
+    parent: str | None = None
+
+    @property
+    def reclaimable(self) -> bool:
+        """Whether a prune of everything would remove it."""
+        return not self.in_use
 
 
 @dataclass(frozen=True, slots=True)

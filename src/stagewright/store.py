@@ -22,9 +22,10 @@ from stagewright.image.manifest import Manifest, parse_manifest
 from stagewright.image.platform import host_platform, parse_platform
 from stagewright.options import Cache
 from stagewright.patterns import pattern
+from stagewright.policy import Policy, parse_filters
 from stagewright.progress.events import Sink
 from stagewright.progress.reporter import Emitter, Reporter, Status
-from stagewright.records import dataclass
+from stagewright.records import dataclass, replace
 from stagewright.registry.reference import Reference
 from stagewright.reports import CacheMountRow, ImageInfo, Means, PruneReport, StoreCheck, UsageRow
 from stagewright.state import State
@@ -358,18 +359,38 @@ class Store:
 
     # --- space and settings ---------------------------------------------------------------------------------------
 
-    def prune(self, all: bool = False) -> PruneReport:
+    def prune(
+        self,
+        all: bool = False,
+        filters: Sequence[str] = (),
+        reserved_space: int = 0,
+        max_used_space: int = 0,
+        min_free_space: int = 0,
+    ) -> PruneReport:
         """Remove what nothing needs; with `all` everything that is not part of a named image.
 
-        While a build runs, only what dead processes left is removed, and the report says so.
+        With filters (`until=24h`, `type=exec.cachemount`, `id=5`) or limits in bytes also of the build cache what the
+        filters choose, what was used longest ago first, until the limits hold: see `stagewright.policy`. While a build
+        runs, only what dead processes left is removed, and the report says so. Raises UsageError.
         """
-        report: PruneReport = self._through_the_door("prune", all)
+        policy = replace(
+            parse_filters(filters, settings.parse_duration),
+            reserved=reserved_space,
+            max_used=max_used_space,
+            min_free=min_free_space,
+        )
+        chosen = policy != Policy()
+        report: PruneReport = (
+            self._through_the_door("reclaim", (policy,)) if chosen else self._through_the_door("prune", all)
+        )
         return report
 
-    def disk_usage(self) -> list[UsageRow]:
-        """What takes space."""
+    def disk_usage(self, filters: Sequence[str] = ()) -> list[UsageRow]:
+        """What takes space, as far as filters let it through, which are those of `prune`. Raises UsageError."""
+        policy = parse_filters(filters, settings.parse_duration)
         rows: list[UsageRow] = self._through_the_door("disk_usage")
-        return rows
+        now = time.time()
+        return [row for row in rows if policy.lets_go(row, now)]
 
     def check(self, repair: bool = False) -> StoreCheck:
         """Look for what is wrong in the store; with `repair` remove it, so that builds make it anew.

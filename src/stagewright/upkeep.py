@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 
 from stagewright import privilege
+from stagewright.policy import Policy
 from stagewright.progress.events import Sink
 from stagewright.reports import Means, PruneReport, StoreCheck, UsageRow
 from stagewright.state import State
@@ -18,6 +20,15 @@ def prune(root: str, all: bool, sink: Sink | None, cancel: threading.Event) -> P
     privilege.require()
     with closing(State(root, {})) as state:
         return Collector(state).prune(all=all)
+
+
+def reclaim(root: str, policies: Sequence[Policy], sink: Sink | None, cancel: threading.Event) -> PruneReport:
+    """See `Collector.reclaim`; `root` is the state directory."""
+    from stagewright.collect import Collector
+
+    privilege.require()
+    with closing(State(root, {})) as state:
+        return Collector(state).reclaim(policies)
 
 
 def disk_usage(root: str, sink: Sink | None, cancel: threading.Event) -> list[UsageRow]:

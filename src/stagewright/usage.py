@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from stagewright.cache.leases import collecting
 from stagewright.content.images import StoredImage
@@ -16,7 +17,12 @@ from stagewright.state import State
 def disk_usage(state: State) -> list[UsageRow]:
     """A row for each image, snapshot, cache mount, git repository, and blob of no named image."""
     with collecting(state.locks) as alone:
-        busy = not alone
+        pass
+    return usage_rows(state, busy=not alone)
+
+
+def usage_rows(state: State, *, busy: bool) -> list[UsageRow]:
+    """See `disk_usage`; while something uses the store (`busy`) all is in use."""
     snapshots = _snapshots(state, busy)
     return [*_images(state), *snapshots, *_cache_mounts(state, busy), *_repositories(state, busy), *_blobs(state, busy)]
 
@@ -35,14 +41,18 @@ def _images(state: State) -> list[UsageRow]:
     images: dict[str, list[StoredImage]] = {}
     for image in state.images.list():
         images.setdefault(image.descriptor.digest, []).append(image)
+    whole = {digest: reach(state.blobs, [named[0].descriptor]).blobs for digest, named in images.items()}
+    count = Counter(blob for blobs in whole.values() for blob in blobs)
     counted: set[str] = set()
     rows = []
     for digest, named in images.items():
-        own = reach(state.blobs, [named[0].descriptor]).blobs - counted
+        own = whole[digest] - counted
         counted |= own
         size = sum(state.blobs.size(blob) for blob in own if state.blobs.has(blob))
         names = ", ".join(image.name for image in named)
-        rows.append(UsageRow("image", digest, size, min(image.created for image in named), None, True, names))
+        shared = any(count[blob] > 1 for blob in whole[digest])
+        created = min(image.created for image in named)
+        rows.append(UsageRow("image", digest, size, created, None, True, names, shared))
     return rows
 
 
@@ -57,6 +67,7 @@ def _snapshots(state: State, busy: bool) -> list[UsageRow]:
     chains = needed_by_images(state).chains
     snapshots = state.snapshots.rows()
     used = with_ancestors(snapshots, {row.id for row in snapshots if row.chain_id in chains})
+    folders = Counter(row.dir for row in snapshots)
     counted: set[str] = set()
     rows = []
     for row in snapshots:
@@ -65,7 +76,19 @@ def _snapshots(state: State, busy: bool) -> list[UsageRow]:
         kind = "cache" if row.chain_id is None else "layer snapshot"
         name, last_used = results.get(row.id, (row.chain_id or "", row.last_used))
         in_use = busy or row.id in used
-        rows.append(UsageRow(kind, str(row.id), size, row.created, max(last_used, row.last_used), in_use, name))
+        rows.append(
+            UsageRow(
+                kind,
+                str(row.id),
+                size,
+                row.created,
+                max(last_used, row.last_used),
+                in_use,
+                name,
+                shared=folders[row.dir] > 1,
+                parent=None if row.parent is None else str(row.parent),
+            )
+        )
     return rows
 
 
@@ -87,9 +110,20 @@ def _repositories(state: State, busy: bool) -> list[UsageRow]:
 
 
 def _blobs(state: State, busy: bool) -> list[UsageRow]:
+    """A row for each blob of no named image; that of a layer was used when the layer was."""
     of_images = needed_by_images(state).blobs
-    return [
-        UsageRow("blob", digest, size, None, None, busy, "")
-        for digest, size in sorted(state.blobs.digests())
-        if digest not in of_images
-    ]
+    layers = {
+        digest: (last_used, layer, count)
+        for digest, last_used, layer, count in state.db.query(
+            "SELECT b.digest, max(max(s.last_used, coalesce(r.last_used, 0))), min(s.id), count(DISTINCT s.id)"
+            " FROM layer_blobs b JOIN snapshots s ON s.dir = b.dir"
+            " LEFT JOIN cache_results r ON r.snapshot = s.id GROUP BY b.digest"
+        )
+    }
+    rows = []
+    for digest, size in sorted(state.blobs.digests()):
+        if digest not in of_images:
+            last_used, layer, count = layers.get(digest, (None, None, 0))
+            what = "" if layer is None else f"layer of snapshot {layer}"
+            rows.append(UsageRow("blob", digest, size, None, last_used, busy, what, shared=count > 1))
+    return rows

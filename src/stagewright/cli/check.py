@@ -39,18 +39,23 @@ def run(options: argparse.Namespace) -> int:
         return 1 if unrepaired else 0
     for problem in found.problems:
         print(clean_name(f"{problem.kind} {problem.what}: {problem.wrong}"))
-        print(clean_name(f"    {'repaired' if problem.repaired else 'a repair costs'}: {problem.costs}"))
+        print(f"    {'repaired' if problem.repaired else 'a repair costs'}: {clean_name(problem.costs)}")
     print(f"Looked at {found.blobs} blobs, {found.snapshots} snapshots and {found.images} images.")
     if not found.problems:
         print("Nothing is wrong.")
     elif not unrepaired:
-        print(f"{len(found.problems)} problems, all repaired.")
+        print(f"{_problems(found)}, all repaired.")
     else:
-        print(f"{len(found.problems)} problems; stagewright check --repair repairs them.")
+        print(f"{_problems(found)}: see stagewright check --repair.")
     if found.busy:
         what = "nothing was repaired" if options.repair else "leftovers were not looked for"
         print(f"{_BUSY}: {what}. Check again when it has ended.")
     return 1 if unrepaired else 0
+
+
+def _problems(found: StoreCheck) -> str:
+    count = len(found.problems)
+    return f"{count} problem{'' if count == 1 else 's'}"
 
 
 def _as_json(found: StoreCheck) -> dict[str, Any]:

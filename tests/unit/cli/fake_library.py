@@ -70,12 +70,19 @@ class UsageRow:
     last_used: float | None = None
     in_use: bool = False
     description: str = ""
+    shared: bool = False
+    parent: str | None = None
+
+    @property
+    def reclaimable(self) -> bool:
+        return not self.in_use
 
 
 @dataclass(frozen=True)
 class PruneReport:
     reclaimed: int
     items: tuple[str, ...]
+    rows: tuple[UsageRow, ...] = ()
 
 
 class FakeLibrary(ModuleType):

@@ -12,6 +12,8 @@ from stagewright.cli.main import main
 from stagewright.cli.output import format_age
 from stagewright.errors import StoreError
 from stagewright.progress.events import VertexEvent
+from stagewright.records import replace
+from stagewright.reports import StoreCheck, StoreProblem
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -146,10 +148,16 @@ def test_load(
     assert "No such file" in capsys.readouterr().err
 
 
+def prune_call(**given: object) -> tuple[str, tuple[()], dict[str, object]]:
+    nothing = {"all": False, "filters": [], "reserved_space": 0, "max_used_space": 0, "min_free_space": 0}
+    return "prune", (), {**nothing, **given}
+
+
 def test_prune(library: FakeLibrary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    library.answers["prune"] = PruneReport(1_050_000, ("snapshot 1", "blob 2"))
+    row = UsageRow("cache", "1", 50_000, description="RUN make")
+    library.answers["prune"] = PruneReport(1_050_000, ("snapshot 1", "blob 2"), (row,))
     assert main(["prune", "--all", "-f"]) == 0
-    assert library.calls[-1] == ("prune", (), {"all": True})
+    assert library.calls[-1] == prune_call(all=True)
     assert lines(capsys) == ["snapshot 1", "blob 2", "Total reclaimed space: 1.05MB"]
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "n")
@@ -158,25 +166,79 @@ def test_prune(library: FakeLibrary, capsys: pytest.CaptureFixture[str], monkeyp
     assert library.calls == []
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert main(["prune"]) == 0
-    assert library.calls[-1] == ("prune", (), {"all": False})
+    assert library.calls[-1] == prune_call()
+
+
+def test_prune_by_filters_and_limits(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None:
+    row = UsageRow("cache", "1", 50_000, description="RUN make")
+    library.answers["prune"] = PruneReport(50_000, ("cache 1",), (row,))
+    limits = ["--max-used-space=2g", "--min-free-space", "1k", "--keep-storage=512"]
+    assert main(["prune", "-f", "--filter", "until=24h", "--filter=type=regular", "--verbose", *limits]) == 0
+    assert library.calls[-1] == prune_call(
+        filters=["until=24h", "type=regular"], reserved_space=512, max_used_space=2 << 30, min_free_space=1024
+    )
+    assert lines(capsys) == [
+        "ID  KIND   RECLAIMABLE  SHARED  SIZE     LAST USED  DESCRIPTION",
+        "1   cache  true         false   50.00kB             RUN make",
+        "Total reclaimed space: 50.00kB",
+    ]
 
 
 def test_du(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None:
     library.answers["disk_usage"] = [
-        UsageRow("blob", "b1", 1000, in_use=True),
-        UsageRow("snapshot", "s1", 3000, description="RUN make"),
+        UsageRow("blob", "b1", 1000, in_use=True, shared=True),
+        UsageRow("cache", "s1", 3000, description="RUN make", parent="7"),
     ]
-    assert main(["du"]) == 0
+    assert main(["du", "--filter", "until=1h"]) == 0
+    assert library.calls[-1] == ("disk_usage", (["until=1h"],), {})
     assert lines(capsys) == [
-        "ID  KIND      SIZE    CREATED  LAST USED  IN USE  DESCRIPTION",
-        "s1  snapshot  3.00kB                      no      RUN make",
-        "b1  blob      1.00kB                      yes",
+        "ID  KIND   RECLAIMABLE  SHARED  SIZE    LAST USED  DESCRIPTION",
+        "s1  cache  true         false   3.00kB             RUN make",
+        "b1  blob   false        true    1.00kB",
         "",
+        "Cache: 3.00kB",
+        "Blob: 1.00kB",
+        "Shared: 1.00kB",
+        "Private: 3.00kB",
         "Reclaimable: 3.00kB",
         "Total: 4.00kB",
     ]
-    assert main(["du", "--format=json"]) == 0
-    assert [json.loads(line)["id"] for line in lines(capsys)] == ["s1", "b1"]
+    assert main(["du", "--verbose"]) == 0
+    assert lines(capsys)[:9] == [
+        "ID:           s1",
+        "Parent:       7",
+        "In use:       false",
+        "Reclaimable:  true",
+        "Shared:       false",
+        "Size:         3.00kB",
+        "Description:  RUN make",
+        "Kind:         cache",
+        "Type:         regular",
+    ]
+    for flag in ("--format=json", "--json"):
+        assert main(["du", flag]) == 0
+        found = [json.loads(line) for line in lines(capsys)]
+        assert [(row["id"], row["reclaimable"]) for row in found] == [("s1", True), ("b1", False)]
+
+
+def test_check(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = StoreProblem("blob", "sha256:1", "is damaged", "it is fetched anew")
+    library.answers["check"] = StoreCheck((problem,), False, 3, 2, 1)
+    assert main(["check"]) == 1
+    assert library.calls[-1] == ("check", (), {"repair": False})
+    assert lines(capsys) == [
+        "blob sha256:1: is damaged",
+        "    a repair costs: it is fetched anew",
+        "Looked at 3 blobs, 2 snapshots and 1 images.",
+        "1 problem: see stagewright check --repair.",
+    ]
+    library.answers["check"] = StoreCheck((replace(problem, repaired=True),), False, 3, 2, 1)
+    assert main(["check", "--repair", "--json"]) == 0
+    assert library.calls[-1] == ("check", (), {"repair": True})
+    assert json.loads(capsys.readouterr().out)["problems"][0]["repaired"] is True
+    library.answers["check"] = StoreCheck((), True, 0, 0, 0)
+    assert main(["check"]) == 0
+    assert lines(capsys)[1] == "Nothing is wrong."
 
 
 def test_info(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,101 @@
+"""Garbage collection when a build has ended: in a process of its own, which nobody waits for and which leaves nothing.
+
+It is started now and then, and where a build that was killed has left something. Like any collection it does what is
+safe at any time, and the rest only if no build runs; a build that begins meanwhile waits for its end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from stagewright.cache.leases import collecting
+from stagewright.cache.locks import LockFile
+from stagewright.errors import StagewrightError
+
+_INTERVAL_S = 600
+# Its time of change is that of the last collection.
+_STAMP = "collected"
+_LEFTOVERS = (("snapshots", "drafts"), ("snapshots", "trash"), ("content", "ingest"))
+
+
+def collect_afterwards(root: str, config: str | None, env: Mapping[str, str]) -> None:
+    """Have garbage collected in the state directory `root`, if that is due; `config` is as for `config.load`.
+
+    A build is what it is, whether this works or not.
+    """
+    with suppress(OSError, StagewrightError):
+        if _is_due(root):
+            from stagewright.config import load
+
+            if load(config, env).gc is not None:
+                _start(root, config)
+
+
+def _is_due(root: str) -> bool:
+    """Whether there is something to do, and nobody who will do it later."""
+    due = any(_has_entries(os.path.join(root, *parts)) for parts in _LEFTOVERS) or _is_long_ago(root)
+    if not due:
+        return False
+    from pathlib import Path
+
+    with collecting(LockFile(Path(root, "locks"))) as alone:
+        return alone
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
+def _is_long_ago(root: str) -> bool:
+    path = os.path.join(root, _STAMP)
+    try:
+        # A time in the future is of a clock that was wrong.
+        return not 0 <= time.time() - os.stat(path).st_mtime < _INTERVAL_S
+    except FileNotFoundError:
+        _touch(path)
+        return False
+
+
+def _touch(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.utime(path)
+
+
+def _start(root: str, config: str | None) -> None:
+    packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = f"import sys; sys.path.append({packages!r}); from stagewright import afterwards; afterwards.main()"
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Out of the session, so that a terminal that is closed or Ctrl-C do not end it.
+        os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-c", code, root, *([] if config is None else [config])],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1, 2)],
+            setsid=True,
+        )
+    finally:
+        os.close(nowhere)
+
+
+def main() -> None:
+    """Collect garbage: the process's arguments are the state directory and, perhaps, the configuration file."""
+    from stagewright.config import load
+    from stagewright.door import passage
+
+    root, *config = sys.argv[1:]
+    os.nice(19)
+    with suppress(OSError, StagewrightError):
+        policies = load(config[0] if config else None, os.environ).gc
+        if policies is not None:
+            _touch(os.path.join(root, _STAMP))
+            passage.call("stagewright.upkeep:reclaim", (root, policies), None, threading.Event())
