@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stagewright.cache.leases import collecting
 from stagewright.errors import StoreError
@@ -36,6 +36,7 @@ _BUSY = "only what dead processes left was removed: a build or a transfer is run
 class _Removed:
     reclaimed: int = 0
     items: list[str] = field(default_factory=list)
+    rows: list[UsageRow] = field(default_factory=list)
 
     def add(self, what: str, size: int) -> None:
         self.items.append(what)
@@ -53,6 +54,24 @@ class Collector:
 
         Without `all` the build cache, what base images were resolved to, and all that they need stay.
         """
+        return self._prune(lambda removed: self._collect(all, removed))
+
+    def reclaim(self, policies: Sequence[Policy]) -> PruneReport:
+        """Remove what each policy in turn says, and what nothing needs after that."""
+
+        def collect(removed: _Removed) -> None:
+            for policy in policies:
+                disk = shutil.disk_usage(self._state.root)
+                chosen = choose(usage_rows(self._state, busy=False), policy, disk.free, disk.total, time.time())
+                for row in chosen:
+                    removed.add(f"{row.kind} {row.id}", self._remove(row))
+                removed.rows += chosen
+            self._collect(False, removed)
+
+        return self._prune(collect)
+
+    def _prune(self, collect: Callable[[_Removed], None]) -> PruneReport:
+        """Remove what dead processes left and, where nothing uses the store, what `collect` does."""
         removed = _Removed()
         try:
             with collecting(self._state.locks) as alone:
@@ -61,40 +80,14 @@ class Collector:
                 self._state.snapshots.clean()
                 removed.reclaimed += self._state.blobs.clean()
                 if alone:
-                    self._collect(all, removed)
+                    collect(removed)
+                    self._remove_stale_indexes()
                     self._state.history.trim()
                 else:
                     removed.items.append(_BUSY)
         except OSError as error:
             raise StoreError(f"cannot prune {self._state.root}: {error}") from error
-        return PruneReport(removed.reclaimed, removed.items)
-
-    def reclaim(self, policies: Sequence[Policy]) -> PruneReport:
-        """Remove what each policy in turn says, and what nothing needs after that.
-
-        While something uses the store, only what dead processes left.
-        """
-        removed = _Removed()
-        gone: list[UsageRow] = []
-        try:
-            with collecting(self._state.locks) as alone:
-                self._state.cache_mounts.bring_back()
-                self._state.snapshots.clean()
-                removed.reclaimed += self._state.blobs.clean()
-                for policy in policies if alone else ():
-                    disk = shutil.disk_usage(self._state.root)
-                    chosen = choose(usage_rows(self._state, busy=False), policy, disk.free, disk.total, time.time())
-                    for row in chosen:
-                        removed.add(f"{row.kind} {row.id}", self._remove(row))
-                    gone += chosen
-                if alone:
-                    self._collect(False, removed)
-                    self._remove_stale_indexes()
-        except OSError as error:
-            raise StoreError(f"cannot prune {self._state.root}: {error}") from error
-        if not alone:
-            removed.items.append(_BUSY)
-        return PruneReport(removed.reclaimed, removed.items, gone)
+        return PruneReport(removed.reclaimed, removed.items, removed.rows)
 
     def _remove(self, row: UsageRow) -> int:
         """Remove what takes space for one row; answers the bytes."""
