@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from stagewright.cache.leases import collecting
-from stagewright.errors import StoreError
+from stagewright.errors import StoreError, system_reason
 from stagewright.image.descriptor import Descriptor
 from stagewright.policy import Policy, choose
 from stagewright.reach import needed_by_images, needed_by_resolutions, reach, with_ancestors
@@ -86,7 +86,7 @@ class Collector:
                 else:
                     removed.items.append(_BUSY)
         except OSError as error:
-            raise StoreError(f"cannot prune {self._state.root}: {error}") from error
+            raise StoreError(f"cannot prune {self._state.root}: {system_reason(error)}") from error
         return PruneReport(removed.reclaimed, removed.items, removed.rows)
 
     def _remove(self, row: UsageRow) -> int:

@@ -217,7 +217,11 @@ def _parse(data: bytes, path: str) -> Config:
 
     try:
         document = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
+    except UnicodeError:
+        raise UsageError(f"{path}: not valid TOML: it is not UTF-8") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not valid TOML: it is nested too deeply") from None
+    except ValueError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     table = _Table(document, path)
     registries = {host: _parse_registry(child) for host, child in table.children("registry").items()}

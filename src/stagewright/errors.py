@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from stagewright.harmless import clean_block, clean_name
@@ -53,6 +54,13 @@ class SourceRange:
 
 def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def system_reason(error: OSError) -> str:
+    """Why the system refused something, behind the path that it was about where there was one."""
+    path = error.filename
+    reason = error.strerror or str(error)
+    return f"{os.fsdecode(path)}: {reason}" if isinstance(path, str | bytes) else reason
 
 
 class StagewrightError(Exception):

@@ -17,7 +17,7 @@ from stagewright.image import mediatypes
 from stagewright.image.config import MAX_CONFIG_SIZE, ImageConfig
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import is_digest, split_digest
-from stagewright.image.gojson import Fields, loads_object
+from stagewright.image.gojson import Fields, json_problem, loads_object
 from stagewright.image.manifest import MAX_MANIFEST_SIZE, Index, Manifest, parse_manifest
 from stagewright.reach import image_manifest
 from stagewright.records import dataclass, replace
@@ -124,7 +124,7 @@ class _Archive:
     # --- OCI layouts ----------------------------------------------------------------------------------------------
 
     def _oci_images(self) -> list[LoadedImage]:
-        index = parse_manifest(self._documents["index.json"], mediatypes.OCI_INDEX)
+        index = parse_manifest(self._documents["index.json"])
         if not isinstance(index, Index):
             raise IntegrityError("index.json is not an image index")
         tags = self._docker_tags()
@@ -187,7 +187,7 @@ class _Archive:
         try:
             entries = json.loads(self._documents["manifest.json"])
         except (ValueError, RecursionError) as error:
-            raise IntegrityError(f"manifest.json is not valid JSON: {error}") from error
+            raise IntegrityError(f"manifest.json is not valid JSON: {json_problem(error)}") from error
         if not isinstance(entries, list):
             raise IntegrityError("manifest.json is not a list")
         return [Fields(entry, f"manifest.json[{number}]") for number, entry in enumerate(entries)]

@@ -131,7 +131,7 @@ def _others(path: str, entries: Sequence[Descriptor]) -> list[Descriptor]:
     """What an index that exists names beside the new entries."""
     try:
         with open(path, "rb") as file:
-            known = parse_manifest(file.read(), mediatypes.OCI_INDEX)
+            known = parse_manifest(file.read())
     except FileNotFoundError:
         return []
     if not isinstance(known, Index):

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from stagewright.errors import StagewrightError, UsageError
+from stagewright.errors import StagewrightError, UsageError, system_reason
 from stagewright.redaction import redact_url
 from stagewright.snapshots.sinks import ChunkSink
 
@@ -108,7 +108,7 @@ def _connection(host: str, env: Mapping[str, str]) -> http.client.HTTPConnection
         context = ssl.create_default_context(cafile=os.path.join(folder, "ca.pem"))
         context.load_cert_chain(os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem"))
     except OSError as error:
-        raise UsageError(f"cannot use the TLS keys of the Docker engine in {folder}: {error}") from error
+        raise UsageError(f"cannot use the TLS keys of the Docker engine in {folder}: {system_reason(error)}") from error
     return http.client.HTTPSConnection(address, context=context)
 
 

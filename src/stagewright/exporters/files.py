@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from stagewright.errors import StoreError
+from stagewright.errors import StoreError, system_reason
 from stagewright.snapshots.tree import copy_entry, remove_tree, walk
 
 
@@ -43,7 +43,7 @@ def copy_files(
             _own(target, info, epoch)
     except OSError as error:
         hint = "only root can make devices" if error.errno == errno.EPERM else None
-        raise StoreError(f"cannot write into {dest}: {error}", hint=hint) from error
+        raise StoreError(f"cannot write into {dest}: {system_reason(error)}", hint=hint) from error
 
 
 def _merge_folder(target: bytes) -> None:

@@ -76,8 +76,6 @@ class _Step:
     def command_line(self, run: ast.Run) -> tuple[str, ...]:
         if not run.heredocs:
             return self._state.shell_form(" ".join(run.command)) if run.shell_form else run.command
-        if len(run.command) != 1 or not run.shell_form:
-            raise DockerfileError("here-documents go with the shell form of RUN only")
         if parse_heredoc(run.command[0]) is None:
             # The shell handles them itself.
             bodies = "".join(f"\n{document.content}{document.name}" for document in run.heredocs)

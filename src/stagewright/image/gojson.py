@@ -31,8 +31,23 @@ def dumps(value: Any, *, indent: bool = False) -> bytes:
     return _ESCAPED.sub(_escape, text).encode()
 
 
+class _ConstantError(ValueError):
+    """NaN or an infinity, which Python's decoder would take."""
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise _ConstantError(f"{name} is not JSON")
+
+
+def json_problem(error: ValueError | RecursionError) -> str:
+    """What is wrong with a document that Python's decoder did not take."""
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError | _ConstantError):
+        return str(error)
+    return "it has a number of too many digits"
 
 
 def loads_object(data: bytes, what: str) -> dict[str, Any]:
@@ -40,7 +55,7 @@ def loads_object(data: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not valid JSON: {error}") from error
+        raise IntegrityError(f"{what} is not valid JSON: {json_problem(error)}") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{what} is not a JSON object")
     return value

@@ -97,7 +97,7 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
             hint="push the image again with a current tool",
         )
     if fields.raw("schemaVersion") not in (2, None):
-        raise IntegrityError(f"manifest: unknown schemaVersion {fields.raw('schemaVersion')!r}")
+        raise IntegrityError(f"manifest: unknown schemaVersion {dumps(fields.raw('schemaVersion')).decode()}")
     is_index = _is_index(fields, {media_type, own_type} - {""})
     subject = fields.object("subject")
     common: dict[str, Any] = {

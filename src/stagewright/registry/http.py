@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from stagewright.config import RegistryTable
-from stagewright.errors import CanceledError, RegistryError
+from stagewright.errors import CanceledError, RegistryError, system_reason
 from stagewright.records import dataclass
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.pace import PacedResponse
@@ -349,12 +349,17 @@ class HttpClient:
                 hint=f'name its authority as "ca" in the configuration\'s table registry."{origin.netloc}"',
             ) from error
         if isinstance(error, ssl.SSLError):
-            raise UnreachableError(f"{origin.netloc}: TLS failed: {error.reason}", connected=False) from error
-        if proxy is not None and not isinstance(error, http.client.HTTPException) and not self._aborted:
-            raise UnreachableError(
-                f"{origin.netloc}: the proxy {proxy.host}:{proxy.port} did not connect: {error}", connected=False
-            ) from error
+            raise UnreachableError(f"{origin.netloc}: TLS failed: {_tls_reason(error)}", connected=False) from error
+        broke = isinstance(error, http.client.HTTPException)
+        if proxy is not None and isinstance(error, OSError) and not broke and not self._aborted:
+            reason = f"the proxy {proxy.host}:{proxy.port} did not connect: {system_reason(error)}"
+            raise UnreachableError(f"{origin.netloc}: {reason}", connected=False) from error
         self.raise_broken(error, origin, connected=False)
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    # OpenSSL's word for it, such as WRONG_VERSION_NUMBER, where it has one.
+    return (error.reason or "the connection broke").lower().replace("_", " ")
 
 
 def join_url(base: str, location: str) -> str:

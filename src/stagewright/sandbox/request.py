@@ -51,7 +51,11 @@ def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
         files, variables = _host_ca(step.host_ca, environment)
         mounts += files
         environment += variables
-    _refuse_nul([*step.args, *environment, step.cwd, step.user, step.hostname])
+    _refuse_nul([*step.args, step.cwd, step.user, step.hostname])
+    for entry in environment:
+        if "\0" in entry:
+            # Its value may be a secret.
+            raise SandboxError(f"a NUL character in the environment variable {entry.partition('=')[0]}")
     return {
         "args": list(step.args),
         "env": environment,

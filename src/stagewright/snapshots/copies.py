@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from stagewright.errors import StoreError
+from stagewright.errors import StoreError, system_reason
 from stagewright.records import dataclass, field
 from stagewright.snapshots import overlay
 from stagewright.snapshots.chain import Chain
@@ -187,7 +187,7 @@ class CopiesSnapshotter:
                 tree.parted |= _apply(layer, tree.path, linked=tree.linked)
         except OSError as error:
             self._throw_away(tree.folder)
-            raise StoreError(f"cannot copy the files of {len(missing)} layers: {error}") from error
+            raise StoreError(f"cannot copy the files of {len(missing)} layers: {system_reason(error)}") from error
         except BaseException:
             self._throw_away(tree.folder)
             raise

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from stagewright import privilege
 from stagewright.content.db import Database
 from stagewright.content.folders import make_private
-from stagewright.errors import NotFoundError, StoreError
+from stagewright.errors import NotFoundError, StoreError, system_reason
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
 from stagewright.snapshots.tree import copy_metadata, remove_tree, tree_size
@@ -527,7 +527,7 @@ class SnapshotStore:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"cannot use the snapshot directory {self._root}: {error}") from error
+            raise StoreError(f"cannot use the snapshot directory {self._root}: {system_reason(error)}") from error
 
     def _move_to_trash(self, path: str) -> str | None:
         target = os.path.join(self._trash, os.urandom(8).hex())

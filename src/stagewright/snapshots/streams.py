@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from stagewright.errors import IntegrityError, StoreError
+from stagewright.errors import IntegrityError, StoreError, system_reason
 from stagewright.snapshots.tarreader import BLOCK, Readable, is_header
 
 _READ = 256 << 10
@@ -252,7 +252,7 @@ class ReadAhead:
         """The next piece, whatever `size` asks for up to the size of one piece."""
         data = self._next()
         if isinstance(self._failure, OSError):
-            raise StoreError(f"cannot read the archive: {self._failure}") from self._failure
+            raise StoreError(f"cannot read the archive: {system_reason(self._failure)}") from self._failure
         if self._failure is not None:
             raise self._failure
         return data

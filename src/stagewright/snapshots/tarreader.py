@@ -156,7 +156,7 @@ class TarReader:
         elif kind == REGULAR:
             self._set_body(size)
         elif kind not in _KNOWN:
-            raise IntegrityError(f"archive member {shown(name)} has an unknown type {kind!r}")
+            raise IntegrityError(f"archive member {shown(name)} has an unknown type {shown(kind)}")
         if regions is not None:
             self._check_regions(regions, real_size)
         return TarEntry(
@@ -323,7 +323,7 @@ def _number(field: bytes) -> int:
             return int(digits, 8)
     except ValueError:
         pass
-    raise IntegrityError(f"tar header has a bad number {digits!r}")
+    raise IntegrityError(f"tar header has a bad number {shown(digits)}")
 
 
 def _parse_pax(data: bytes) -> tuple[dict[str, bytes], list[int]]:
@@ -356,7 +356,7 @@ def _parse_pax(data: bytes) -> tuple[dict[str, bytes], list[int]]:
 
 def _decimal(text: bytes) -> int:
     if _DECIMAL.fullmatch(text) is None:
-        raise IntegrityError(f"tar archive has a bad number {text[:40]!r}")
+        raise IntegrityError(f"tar archive has a bad number {shown(text[:40])}")
     return int(text)
 
 
@@ -376,7 +376,7 @@ def _pax_time(pax: dict[str, bytes], key: str, default_s: int) -> int:
         return default_s * 1_000_000_000
     matched = _DECIMAL_TIME.fullmatch(value.decode("ascii", "replace"))
     if matched is None:
-        raise IntegrityError(f"tar archive has a bad {key} {value[:40]!r}")
+        raise IntegrityError(f"tar archive has a bad {key} {shown(value[:40])}")
     sign, seconds, fraction = matched.groups()
     nanoseconds = int(seconds) * 1_000_000_000 + int((fraction or "").ljust(9, "0")[:9])
     return -nanoseconds if sign else nanoseconds

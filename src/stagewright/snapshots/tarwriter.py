@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from stagewright.errors import StoreError
+from stagewright.errors import StoreError, system_reason
 from stagewright.snapshots import overlay, owners, tarreader
 from stagewright.snapshots.sinks import ChunkSink
 from stagewright.snapshots.tarheader import END, header, marker
@@ -54,7 +54,7 @@ def write_tree(
                 progress(written)
         sink.write(END)
     except OSError as error:
-        raise StoreError(f"cannot read a file of a layer: {error}") from error
+        raise StoreError(f"cannot read a file of a layer: {system_reason(error)}") from error
 
 
 def _write_member(

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 
 from stagewright.cache.keys import CachedResult, KeyStore
 from stagewright.cache.locks import LockFile
-from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
+from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError, system_reason
 from stagewright.graph.ops import ExecOp, SourceOp
 from stagewright.graph.vertex import Vertex, walk
 from stagewright.ops.base import OpRunner
@@ -503,9 +503,7 @@ def _blamed(node: _Node) -> Iterator[None]:
 def _located(node: _Node | None, error: BaseException) -> BaseException:
     """What a failure is for the user: where it came from, and in words where the system refused something."""
     if isinstance(error, OSError):
-        name = error.filename if error.filename is not None else error.filename2
-        message = error.strerror or str(error)
-        located = StagewrightError(f"{os.fsdecode(name)}: {message}" if isinstance(name, str | bytes) else message)
+        located = StagewrightError(system_reason(error))
         located.__cause__ = error
         error = located
     if isinstance(error, StagewrightError) and not isinstance(error, CanceledError) and node is not None:

@@ -69,6 +69,14 @@ from stagewright.errors import UsageError
         ("build --call=x .", "--call: unknown method 'x'|one of build, check, outline, targets"),
         ("lint --format=xml .", "--format: 'xml' is unknown|one of text, json, sarif"),
         ("lint nowhere", "the build context nowhere is not a folder"),
+        ("build --progress=tty .", "--progress=tty needs a terminal|use --progress=plain, or leave the flag out"),
+        ("build --progress=x .", "unknown progress mode 'x'|one of auto, tty, plain, rawjson, quiet, none"),
+        ("cache volumes ls",
+         "unknown command cache volumes ls|stagewright cache mounts ls | mounts export SPEC [ID...] |"
+         " mounts import SPEC [ID...] | mounts rm ID..."),
+        ("cache mounts ls x",
+         "wrong number of arguments for cache mounts ls|stagewright cache mounts ls | mounts export SPEC [ID...] |"
+         " mounts import SPEC [ID...] | mounts rm ID..."),
         ("load -i nowhere", "cannot read nowhere: No such file or directory"),
         ("tag a", "stagewright tag needs exactly 2 arguments, but got 1|see stagewright tag --help"),
     ],
@@ -157,6 +165,18 @@ def test_configurations(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load(str(path), {})
     assert caught.value.message.startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"a = '\xff'", "it is not UTF-8"), (b"a = " + b"[" * 100_000, "it is nested too deeply")],
+)
+def test_configurations_that_are_no_text(data: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "stagewright.toml"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        load(str(path), {})
+    assert caught.value.message == f"{path}: not valid TOML: {said}"
 
 
 def test_configurations_that_cannot_be_read(tmp_path: Path) -> None:

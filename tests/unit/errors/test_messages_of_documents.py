@@ -14,6 +14,7 @@ from stagewright.errors import IntegrityError, RegistryError, StagewrightError, 
 from stagewright.image import mediatypes
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
+from stagewright.image.digest import sha256_digest, verify_digest
 from stagewright.image.gojson import Fields, loads_object
 from stagewright.image.manifest import parse_manifest
 from stagewright.image.platform import parse_platform
@@ -70,8 +71,10 @@ def test_platforms(text: str, message: str) -> None:
     ("data", "message"),
     [
         (b"{", "thing is not valid JSON: Expecting property name enclosed in double quotes"),
-        (b"\xff", "thing is not valid JSON: "),
-        (b"[" * 100_000, "thing is not valid JSON: "),
+        (b"\xff", "thing is not valid JSON: it is not UTF-8"),
+        (b"[" * 100_000, "thing is not valid JSON: it is nested too deeply"),
+        (b'{"a": NaN}', "thing is not valid JSON: NaN is not JSON"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "thing is not valid JSON: it has a number of too many digits"),
     ],
 )
 def test_json(data: bytes, message: str) -> None:
@@ -114,6 +117,8 @@ def manifest(**changes: Any) -> bytes:
         (b" " * (8 << 20) + b"{}", "", "manifest has 8388610 bytes, more than 8388608"),
         (manifest(schemaVersion=1), "", "image manifest is of Docker's schema 1, which nothing has written since 2017"),
         (manifest(schemaVersion=3), "", "manifest: unknown schemaVersion 3"),
+        (manifest(schemaVersion=False), "", "manifest: unknown schemaVersion false"),
+        (manifest(layers=[{}] * 10_001), "", "manifest: layers has 10001 entries, more than 10000"),
         (manifest(config=None), "", "manifest: config is missing"),
         (manifest(manifests=[]), "", "manifest is both an image manifest and an index"),
         (manifest(), mediatypes.OCI_INDEX, f"manifest is not what its media type says ({mediatypes.OCI_INDEX})"),
@@ -123,6 +128,11 @@ def manifest(**changes: Any) -> bytes:
 )
 def test_manifests(data: bytes, media_type: str, message: str) -> None:
     assert said(lambda: parse_manifest(data, media_type), IntegrityError).startswith(message)
+
+
+def test_content_of_another_digest() -> None:
+    empty = sha256_digest(b"")
+    assert said(lambda: verify_digest(b"", DIGEST), IntegrityError) == f"content has digest {empty}, expected {DIGEST}"
 
 
 def test_descriptors() -> None:

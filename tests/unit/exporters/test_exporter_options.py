@@ -49,21 +49,26 @@ def test_known_options_are_taken(tmp_path: Path, kind: str, dest: str | None, at
         ("image", None, {"dangling-name-prefix": "x"}, 'option "dangling-name-prefix"'),
         ("local", "FOLDER", {"push": "true"}, 'option "push"'),
         ("cacheonly", None, {"name": "x"}, 'option "name"'),
-        ("cacheonly", "FILE", {}, "no dest"),
-        ("image", "FILE", {}, "no dest"),
+        ("cacheonly", "FILE", {}, "--output type=cacheonly has no dest"),
+        ("image", "FILE", {}, "--output type=image has no dest"),
         ("image", None, {"push": "yes"}, 'push="yes" is neither true nor false'),
-        ("image", None, {"push": "true"}, "a name is needed"),
+        ("image", None, {"push": "true"}, "a name is needed when an image is pushed"),
         ("image", None, {"compression": "estargz"}, 'compression "estargz"'),
         ("image", None, {"compression-level": "best"}, "is not a number"),
         ("image", None, {"compression-level": "11"}, "compression level 11"),
         ("image", None, {"name": "UPPER"}, "must be lowercase"),
-        ("image", None, {"name": "a@sha256:" + "0" * 64}, "its digest is not known"),
-        ("docker", "FOLDER", {"tar": "false"}, "tar=false is not supported"),
-        ("docker", "FILE", {"load": "true"}, "not both"),
+        (
+            "image",
+            None,
+            {"name": "a@sha256:" + "0" * 64},
+            f"cannot name an image a@sha256:{'0' * 64}: its digest is not known before the build",
+        ),
+        ("docker", "FOLDER", {"tar": "false"}, "--output type=docker: tar=false is not supported"),
+        ("docker", "FILE", {"load": "true"}, "--output type=docker: an image is loaded or written to dest, not both"),
         ("oci", "FILE", {"load": "true"}, 'option "load"'),
-        ("oci", None, {"tar": "false"}, "needs dest=FOLDER"),
+        ("oci", None, {"tar": "false"}, "--output: tar=false needs dest=FOLDER"),
         ("oci", ".", {}, "is a folder"),
-        ("local", None, {}, "needs dest=FOLDER"),
+        ("local", None, {}, "--output type=local needs dest=FOLDER"),
     ],
 )
 def test_the_rest_is_refused_by_name(
@@ -75,7 +80,7 @@ def test_the_rest_is_refused_by_name(
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
-    with pytest.raises(UsageError, match="not a folder"):
+    with pytest.raises(UsageError, match=f"--output type=local: the destination {tmp_path}/f is not a folder"):
         make_exporter("local", str(tmp_path / "f"), {})
 
 

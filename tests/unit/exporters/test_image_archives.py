@@ -93,7 +93,7 @@ def test_a_docker_archive_cannot_hold_an_index(blobs: BlobStore) -> None:
     index = Index((image(blobs, b"a").descriptor,)).to_bytes()
     whole = ArchiveImage(Descriptor(mediatypes.OCI_INDEX, blobs.write(index), len(index)))
     assert len(members(archive([whole], blobs, docker=False))) == 8
-    with pytest.raises(UsageError, match="several platforms"):
+    with pytest.raises(UsageError, match="a Docker archive cannot hold an image of several platforms"):
         archive([whole], blobs, docker=True)
 
 
@@ -141,7 +141,7 @@ def test_no_link_leads_out_of_a_layouts_folder(blobs: BlobStore, tmp_path: Path)
     other = tmp_path / "other"
     other.mkdir()
     (other / "blobs").symlink_to(tmp_path)
-    with pytest.raises(StoreError, match="is a link"):
+    with pytest.raises(StoreError, match=r"cannot write the OCI layout: .* is a link"):
         write_layout([made], blobs, str(other))
 
 

@@ -49,21 +49,22 @@ def test_hosts() -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (replace(STEP, args=()), "no program"),
-        (replace(STEP, cwd="relative"), "not an absolute path"),
-        (replace(STEP, mounts=(TmpfsMount("relative"),)), "not an absolute path"),
-        (replace(STEP, mounts=(TmpfsMount("/./"),)), "root directory"),
-        (replace(STEP, mounts=(TmpfsMount("/a\0"),)), "NUL"),
-        (replace(STEP, env=("A=\0",)), "NUL"),
-        (replace(STEP, root=Root((), "/upper")), "upper and a work"),
-        (replace(STEP, ulimits=(("nothing", 1, 1),)), "no resource limit"),
-        (replace(STEP, ulimits=(("nofile", 2, 1),)), "above its hard limit"),
-        (replace(STEP, ulimits=(("nofile", -1, 1),)), "above its hard limit"),
+        (replace(STEP, args=()), "the step has no program to run"),
+        (replace(STEP, cwd="relative"), "the working directory 'relative' is not an absolute path"),
+        (replace(STEP, mounts=(TmpfsMount("relative"),)), "the mount target 'relative' is not an absolute path"),
+        (replace(STEP, mounts=(TmpfsMount("/./"),)), "a mount cannot take the place of the root directory"),
+        (replace(STEP, mounts=(TmpfsMount("/a\0"),)), "a NUL character in '/a\\x00'"),
+        (replace(STEP, env=("A=\0",)), "a NUL character in the environment variable A"),
+        (replace(STEP, root=Root((), "/upper")), "a root has an upper and a work directory, or neither"),
+        (replace(STEP, ulimits=(("nothing", 1, 1),)), "there is no resource limit 'nothing'"),
+        (replace(STEP, ulimits=(("nofile", 2, 1),)), "the soft limit of nofile is above its hard limit"),
+        (replace(STEP, ulimits=(("nofile", -1, 1),)), "the soft limit of nofile is above its hard limit"),
     ],
 )
 def test_what_is_refused(step: Step, message: str) -> None:
-    with pytest.raises(SandboxError, match=message):
+    with pytest.raises(SandboxError) as caught:
         build_request(step)
+    assert caught.value.message == message
 
 
 def test_certificates_do_not_override_what_is_set(tmp_path: Path) -> None:

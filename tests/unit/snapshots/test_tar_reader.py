@@ -202,38 +202,49 @@ def record(text: bytes) -> bytes:
 
 
 BROKEN = {
-    "checksum": b"x" + block()[1:],
-    "number": block(mode=b"0000zzz\0"),
-    "sign in a number": block(mode=b"-000644\0"),
-    "underscore in a number": block(mode=b"00_0644\0"),
-    "huge size": block(size=b"\x8f" + b"\xff" * 11),
-    "negative size": block(size=b"\xff" * 12),
-    "text": b"This is no archive, but a text. " * 16,
-    "goes on after its end": block() + bytes(512) + block(),
-    "PAX length": pax(b"99 path=x\n"),
-    "PAX length of zero": pax(b"0 path=x\n"),
-    "PAX without a length": pax(b"path=x\n"),
-    "PAX without an end of line": pax(b"10 path=xx"),
-    "PAX without a value": pax(b"8 path\n\n"),
-    "PAX size": pax(b"11 size=-1\n") + block(),
-    "PAX huge size": pax(b"28 size=9999999999999999999\n") + block(),
-    "PAX mtime": pax(b"12 mtime=x1\n") + block(),
-    "PAX too large": block(type=b"x", size=b"%011o\0" % (2 << 20)),
-    "long name too large": block(type=b"L", size=b"%011o\0" % (2 << 20)),
-    "sparse map beyond its file": sparse(10, 512, b"8,512"),
-    "sparse map out of order": sparse(9999, 2, b"512,1,0,1"),
-    "sparse map of odd length": sparse(99, 0, b"1,1,1"),
-    "sparse map of less than is there": sparse(99, 50, b"0,10"),
-    "truncated header": block()[:300],
-    "truncated body": block(size=b"%011o\0" % 900) + bytes(600),
-    "truncated PAX header": pax(b"9 path=x\n")[:600],
+    "checksum": (b"x" + block()[1:], "tar header has a wrong checksum"),
+    "number": (block(mode=b"0000zzz\0"), "tar header has a bad number '0000zzz'"),
+    "sign in a number": (block(mode=b"-000644\0"), "tar header has a bad number '-000644'"),
+    "underscore in a number": (block(mode=b"00_0644\0"), "tar header has a bad number '00_0644'"),
+    "huge size": (
+        block(size=b"\x8f" + b"\xff" * 11), "tar header has an impossible size (4951760157141521099596496895)"),
+    "negative size": (block(size=b"\xff" * 12), "tar header has an impossible size (-1)"),
+    "text": (b"This is no archive, but a text. " * 16, "tar header has a bad number 'but a te'"),
+    "goes on after its end": (block() + bytes(512) + block(), "tar archive goes on after its end"),
+    "PAX length": (pax(b"99 path=x\n"), "tar archive has a broken PAX header"),
+    "PAX length of zero": (pax(b"0 path=x\n"), "tar archive has a broken PAX header"),
+    "PAX without a length": (pax(b"path=x\n"), "tar archive has a broken PAX header"),
+    "PAX without an end of line": (pax(b"10 path=xx"), "tar archive has a broken PAX header"),
+    "PAX without a value": (pax(b"8 path\n\n"), "tar archive has a broken PAX header"),
+    "PAX size": (pax(b"11 size=-1\n") + block(), "tar archive has a bad number '-1'"),
+    "PAX huge size": (
+        pax(b"28 size=9999999999999999999\n") + block(), "tar archive has an impossible size (9999999999999999999)"),
+    "PAX mtime": (pax(b"12 mtime=x1\n") + block(), "tar archive has a bad mtime 'x1'"),
+    "PAX too large": (block(type=b"x", size=b"%011o\0" % (2 << 20)), "tar header is larger than 1048576 bytes"),
+    "long name too large": (block(type=b"L", size=b"%011o\0" % (2 << 20)), "tar header is larger than 1048576 bytes"),
+    "sparse map beyond its file": (sparse(10, 512, b"8,512"), "archive member 'f' has a broken sparse map"),
+    "sparse map out of order": (sparse(9999, 2, b"512,1,0,1"), "archive member 'f' has a broken sparse map"),
+    "sparse map of odd length": (sparse(99, 0, b"1,1,1"), "tar archive has a broken sparse map"),
+    "sparse map of less than is there": (sparse(99, 50, b"0,10"), "archive member 'f' has a broken sparse map"),
+    "sparse map without an end": (
+        pax(record(b"GNU.sparse.major=1") + record(b"GNU.sparse.realsize=9")) + block(size=b"%011o\0" % 9),
+        "archive member 'f' has a broken sparse map",
+    ),
+    "unknown type": (block(type=b"Z"), "archive member 'f' has an unknown type 'Z'"),
+    "PAX name with a NUL": (pax(record(b"path=a\0b")), "tar archive has a name with a NUL byte"),
+    "PAX value without a key": (pax(record(b"=value")), "tar archive has a broken PAX header"),
+    "truncated header": (block()[:300], "tar archive ends too early"),
+    "truncated body": (block(size=b"%011o\0" % 900) + bytes(600), "tar archive ends too early inside 'f'"),
+    "truncated PAX header": (pax(b"9 path=x\n")[:600], "tar archive ends too early"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_archives_are_refused(case: str) -> None:
-    with pytest.raises(IntegrityError):
-        read(BROKEN[case])
+    data, message = BROKEN[case]
+    with pytest.raises(IntegrityError) as caught:
+        read(data)
+    assert caught.value.message == message
 
 
 @given(st.binary(max_size=2000), st.integers(0, 511), st.binary(min_size=1, max_size=20))
