@@ -74,7 +74,7 @@ class RegistryClient:
     def fetch_manifest(self, ref: Reference, descriptor: Descriptor, cancel: threading.Event | None = None) -> bytes:
         """The bytes of a manifest or index, at most 8 MiB and verified against the descriptor. Raises as `resolve`."""
         if descriptor.size > MAX_MANIFEST_SIZE:
-            raise IntegrityError(f"manifest {descriptor.digest} has {descriptor.size} bytes, more than 8 MiB")
+            raise IntegrityError(f"{ref}: manifest {descriptor.digest} has {descriptor.size} bytes, more than 8 MiB")
 
         def attempt(host: Host) -> bytes:
             return retrying(lambda: self._fetch_manifest(host, ref, descriptor), cancel, _ATTEMPTS)

@@ -367,7 +367,7 @@ def join_url(base: str, location: str) -> str:
     try:
         return urljoin(base, location)
     except ValueError:
-        raise RegistryError("a server named a URL that is not one") from None
+        raise RegistryError(f"{urlsplit(base).hostname} named a URL that is not one") from None
 
 
 def split_url(url: str) -> tuple[Origin, str]:

@@ -207,7 +207,7 @@ def test_docker_media_types_on_request(world: World) -> None:
     assert made.descriptor.media_type == "application/vnd.docker.distribution.manifest.v2+json"
     assert manifest["config"]["mediaType"] == "application/vnd.docker.container.image.v1+json"
     assert {layer["mediaType"] for layer in manifest["layers"]} == {"application/vnd.docker.image.rootfs.diff.tar.gzip"}
-    with pytest.raises(UsageError, match="need OCI media types"):
+    with pytest.raises(UsageError, match="annotations need OCI media types"):
         world.export("image", attrs={"oci-mediatypes": "false", "annotation.a": "b"})
 
 

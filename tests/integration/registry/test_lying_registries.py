@@ -98,7 +98,7 @@ def test_a_manifest_of_other_bytes_is_refused(
 
 def test_a_huge_manifest_is_not_asked_for(server: ScriptedServer) -> None:
     huge = Descriptor(mediatypes.OCI_MANIFEST, BLOB.digest, (8 << 20) + 1)
-    with pytest.raises(IntegrityError, match="more than 8 MiB"):
+    with pytest.raises(IntegrityError, match=f"app:1: manifest {huge.digest} has 8388609 bytes, more than 8 MiB"):
         client_for(server.address).fetch_manifest(ref(server), huge)
     assert server.requests == []
 
@@ -138,7 +138,7 @@ def test_an_endless_header_ends(server: ScriptedServer) -> None:
 @pytest.mark.parametrize(
     ("body", "content_type", "message"),
     [
-        (b"<html>log in</html>", "text/html", "web page"),
+        (b"<html>log in</html>", "text/html", "answered with a web page, not with a manifest"),
         (b"<html>log in</html>", "text/plain", "not valid JSON"),
         (b'{"schemaVersion":1}', mediatypes.DOCKER_SCHEMA1_SIGNED, "schema 1"),
         (b'{"schemaVersion":2,"manifests":[]}', mediatypes.OCI_MANIFEST, "media type"),
@@ -343,6 +343,18 @@ def test_a_registry_that_always_breaks_off_is_given_up(
         client_for(server.address).fetch_blob(ref(server), BLOB, store)
     assert len(server.requests) == 5
     assert nothing_left(store, tmp_path)
+
+
+def test_a_blob_that_ends_too_early_is_given_up(server: ScriptedServer, store: BlobStore) -> None:
+    def script(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"0\r\n\r\n")
+
+    server.on(BLOB_PATH, script)
+    with pytest.raises(UnreachableError, match=f"{server.address}: the blob ended too early"):
+        client_for(server.address).fetch_blob(ref(server), BLOB, store)
 
 
 def test_drops_without_end_are_given_up(server: ScriptedServer, store: BlobStore) -> None:

@@ -310,7 +310,7 @@ def test_force_compression_keeps_the_diff_id(world: World) -> None:
 def test_a_blob_that_is_not_what_it_says_is_not_converted(world: World) -> None:
     _, blob = pulled_layer(world)
     wrong = LayerBlob(blob.media_type, blob.digest, blob.size, "sha256:" + "0" * 64)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match=f"blob {blob.digest} does not hold the layer {wrong.diff_id}"):
         convert(wrong, world.blobs, PLAIN)
 
 

@@ -126,6 +126,12 @@ def test_more_layers_than_overlayfs_takes_are_refused(store: SnapshotStore) -> N
         overlay.mount(("/",) * 501)
 
 
+def test_layers_that_are_gone_cannot_be_mounted(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        overlay.mount((f"{tmp_path}/a", f"{tmp_path}/b"))
+    assert caught.value.message == "cannot mount an overlay of 2 layers: No such file or directory"
+
+
 def test_graft_puts_the_same_changes_on_another_parent(store: SnapshotStore) -> None:
     base = snapshot(store, None, {"usr/base": "b", "etc/x": "x"})
     link = snapshot(store, None, {"usr/bin/tool": "t"})
@@ -158,7 +164,7 @@ def test_remove_keeps_what_others_are_built_on(store: SnapshotStore, db: Databas
     grafted = store.graft(base, snapshot(store, None, {"b": ""}))
     top = snapshot(store, grafted, {"c": ""})
     db.execute("INSERT INTO layer_blobs VALUES (?, '', 'm', 'd', 1, 'i')", (store.dir(base),))
-    with pytest.raises(StoreError, match="built on it"):
+    with pytest.raises(StoreError, match=f"snapshot {grafted} is in use by others that are built on it"):
         store.remove(grafted)
     store.remove(top)
     assert store.remove(grafted) == 0

@@ -349,6 +349,19 @@ def test_fuse_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert fuse.refusal() == f"{tmp_path}/missing cannot be used: No such file or directory"
 
 
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="there is no FUSE")
+def test_a_program_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fuse-overlayfs").write_bytes(bytes(9))
+    (tmp_path / "fuse-overlayfs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreError) as caught, fuse.FuseSnapshotter(str(tmp_path)).view(()):
+        pass
+    assert caught.value.message == f"cannot start {tmp_path}/fuse-overlayfs: Exec format error"
+
+
 def test_an_unknown_way_is_refused(tmp_path: Path) -> None:
-    with closing(Database(tmp_path / "metadata.db")) as db, pytest.raises(UsageError, match="no snapshotter"):
+    with (
+        closing(Database(tmp_path / "metadata.db")) as db,
+        pytest.raises(UsageError, match='there is no snapshotter "zfs"'),
+    ):
         opened(tmp_path, db, "zfs").choice()

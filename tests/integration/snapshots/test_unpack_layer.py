@@ -313,22 +313,34 @@ HOSTILE = {
     "link through a link": ([symlink("l", "OUTSIDE"), symlink("l/evil", "x")], "link out"),
     "whiteout through a link": ([symlink("l", "OUTSIDE"), regular("l/.wh.victim")], "link out"),
     "opaque through a link": ([symlink("l", "OUTSIDE"), regular("l/.wh..wh..opq")], "link out"),
-    "whiteout of the parent": ([directory("d"), regular("d/.wh...")], "whiteout of no file"),
-    "whiteout of itself": ([directory("d"), regular("d/.wh..")], "whiteout of no file"),
-    "whiteout of nothing": ([regular(".wh.")], "whiteout of no file"),
+    "whiteout of the parent": (
+        [directory("d"), regular("d/.wh...")],
+        r"archive member 'd/\.wh\.\.\.' is a whiteout of no file",
+    ),
+    "whiteout of itself": (
+        [directory("d"), regular("d/.wh..")],
+        r"archive member 'd/\.wh\.\.' is a whiteout of no file",
+    ),
+    "whiteout of nothing": ([regular(".wh.")], r"archive member '\.wh\.' is a whiteout of no file"),
     "hard link to outside": ([hard_link("h", "../../outside/victim")], "leads out"),
     "hard link to an absolute name": ([hard_link("h", "OUTSIDE/victim")], "does not exist"),
     "hard link through a link": ([symlink("l", "OUTSIDE"), hard_link("h", "l/victim")], "link out"),
     "hard link in place of a parent": ([symlink("l", "OUTSIDE"), hard_link("h", "l"), regular("h/evil")], "link out"),
-    "hard link to a directory": ([directory("d"), hard_link("h", "d")], "to a directory"),
+    "hard link to a directory": (
+        [directory("d"), hard_link("h", "d")],
+        "archive member 'h' is a hard link to a directory",
+    ),
     "hard link to the root": ([hard_link("h", ".")], "hard link"),
     "file as a parent": ([regular("f"), regular("f/g")], "Not a directory"),
     "endless links": ([symlink("a", "b"), symlink("b", "a"), regular("a/f")], "link out"),
     "endless name": ([regular("x" * 300)], "too long"),
     "endless path": ([regular("d/" * 3000 + "f")], "too long"),
     "name with a NUL": ([("f", {"pax_headers": {"path": "a\0b"}})], "NUL"),
-    "impossible device": ([("c", {"type": tarfile.CHRTYPE, "devmajor": 5000, "devminor": 1})], "device number"),
-    "unknown type": ([("v", {"type": b"V"})], "unknown type"),
+    "impossible device": (
+        [("c", {"type": tarfile.CHRTYPE, "devmajor": 5000, "devminor": 1})],
+        "archive member 'c' has a device number that Linux does not have",
+    ),
+    "unknown type": ([("v", {"type": b"V"})], "archive member 'v' has an unknown type 'V'"),
 }
 
 

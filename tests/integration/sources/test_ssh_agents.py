@@ -71,7 +71,7 @@ def test_the_users_agent(opened: list[SshAgents], tmp_path: Path) -> None:
         opened.append(agents)
         agents.check()
         assert agents.socket("default") == agents.socket("named") == path
-        with pytest.raises(UsageError, match="not both"):
+        with pytest.raises(UsageError, match="--ssh default: give one agent socket or key files, not both"):
             SshAgents({"default": (path, path)}, {}).check()
 
 
@@ -89,7 +89,7 @@ def test_a_key_that_cannot_be_used(opened: list[SshAgents], tmp_path: Path) -> N
     for path in (str(tmp_path / "text"), make_key(tmp_path / "locked", "phrase")):
         agents = SshAgents({"default": (path,)}, os.environ)
         opened.append(agents)
-        with pytest.raises(UsageError, match="cannot be used"):
+        with pytest.raises(UsageError, match=f"--ssh default: the key {path} cannot be used: "):
             agents.socket("default")
 
 
@@ -99,7 +99,7 @@ def test_without_openssh(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPat
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     agents = SshAgents({"default": (key,)}, os.environ)
-    with pytest.raises(UsageError, match="cannot be started"):
+    with pytest.raises(UsageError, match="--ssh default: ssh-agent cannot be started"):
         agents.socket("default")
     monkeypatch.undo()
     agents.close()

@@ -18,7 +18,7 @@ from stagewright.content.db import Database
 from stagewright.dockerfile import instructions
 from stagewright.dockerfile.giturl import parse_git_ref
 from stagewright.dockerfile.instructions import parse
-from stagewright.errors import DockerfileError, NotFoundError, StagewrightError, StoreError, UsageError
+from stagewright.errors import DockerfileError, NotFoundError, RegistryError, StagewrightError, StoreError, UsageError
 from stagewright.exporters.annotations import sort_annotations
 from stagewright.exporters.destination import check_stream
 from stagewright.frontend import state
@@ -29,7 +29,7 @@ from stagewright.registry.auth import Authorizer
 from stagewright.registry.credentials import Credential
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
 from stagewright.registry.hosts import Host
-from stagewright.registry.http import Origin, split_url
+from stagewright.registry.http import Origin, join_url, split_url
 
 HOST = Host("r.example.com", "r.example.com")
 TOKENS = "https://auth.example.com/token"
@@ -90,6 +90,24 @@ def test_repositories_that_are_options(text: str) -> None:
     with pytest.raises(DockerfileError) as caught:
         parse_git_ref(text)
     assert caught.value.message == "a git repository must not begin with a dash, which programs take for an option"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://r.example.com/caf\u00e9", "https://me:pw@r.example.com/a b", "http://r.example.com/?\x7f"]
+)
+def test_urls_that_no_server_takes(url: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        split_url(url)
+    assert caught.value.message == "r.example.com was to be asked for a URL with characters that no URL has"
+
+
+def test_urls_that_servers_name() -> None:
+    with pytest.raises(RegistryError) as caught:
+        join_url("https://me:pw@r.example.com/v2/", "http://[")
+    assert caught.value.message == "r.example.com named a URL that is not one"
+    with pytest.raises(RegistryError) as caught:
+        split_url("http://r.example.com:port/")
+    assert caught.value.message == "a server named a URL that is not one"
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------

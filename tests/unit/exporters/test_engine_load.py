@@ -89,13 +89,13 @@ def test_the_archive_arrives(engine: Engine, env: dict[str, str]) -> None:
 
 def test_an_error_in_the_answer_is_raised(engine: Engine, env: dict[str, str]) -> None:
     engine.answer = (200, b'{"stream":"Loading"}\n{"errorDetail":{"message":"bad layer"},"error":"bad layer"}\n')
-    with pytest.raises(EngineError, match="refused the image: bad layer"):
+    with pytest.raises(EngineError, match="the Docker engine refused the image: bad layer"):
         load(env, writer(b"x"))
 
 
 def test_a_refusal_says_why(engine: Engine, env: dict[str, str]) -> None:
     engine.answer = (500, b'{"message":"no space left"}')
-    with pytest.raises(EngineError, match="no space left"):
+    with pytest.raises(EngineError, match="the Docker engine refused the image: no space left"):
         load(env, writer(b"x"))
 
 

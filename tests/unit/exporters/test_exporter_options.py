@@ -110,5 +110,5 @@ def test_annotations_are_sorted_by_their_place() -> None:
 
 @pytest.mark.parametrize("key", ["index:a", "index-descriptor:a", "manifest,index:a"])
 def test_one_image_has_no_index_to_annotate(key: str) -> None:
-    with pytest.raises(UsageError, match="no index"):
+    with pytest.raises(UsageError, match='annotation "a": an image of a single platform has no index to be annotated'):
         sort_annotations({}, {key: "1"}, AMD64)
