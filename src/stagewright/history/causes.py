@@ -56,7 +56,7 @@ def own_causes(sides: Sides) -> list[Cause]:
     old, new = sides.old, sides.new
     if old.platform != new.platform:
         sentence = f"the platform went from {old.platform or 'none'} to {new.platform or 'none'}"
-        causes.append(_cause("platform", sentence, old=old.platform, new=new.platform))
+        causes.append(cause_of("platform", sentence, old=old.platform, new=new.platform))
     written = (sides.old_recipe.written(old), sides.new_recipe.written(new))
     if old.op == new.op:
         return causes
@@ -70,7 +70,8 @@ def own_causes(sides: Sides) -> list[Cause]:
     return causes
 
 
-def _cause(kind: str, sentence: str, short: str = "", **details: Any) -> Cause:
+def cause_of(kind: str, sentence: str, short: str = "", **details: Any) -> Cause:
+    """A cause of a step's own; the progress shows the sentence where there are no fewer words for it."""
     return Cause(kind, sentence, short or sentence, details)
 
 
@@ -105,7 +106,7 @@ def variable_cause(sides: Sides, name: str) -> Cause | None:
     if origin is not None and known is not None and origin.text != known.text:
         where = f"{origin.keyword} {name} (line {origin.line})"
         sentence = f"{where} is now {_shown(origin.text)}, and was {_shown(known.text)}"
-        return _cause(origin.keyword.lower(), sentence, f"{origin.keyword} {name} changed")
+        return cause_of(origin.keyword.lower(), sentence, f"{origin.keyword} {name} changed")
     return None
 
 
@@ -116,12 +117,16 @@ def _argument(name: str, before: str | None, after: str | None) -> Cause:
 def _went(kind: str, what: str, before: str | None, after: str | None, name: str) -> Cause:
     if HIDDEN in (before or "")[:3] or HIDDEN in (after or "")[:3]:
         # Without values there are only their marks.
-        return _cause(kind, f"{what} has another value (which is not recorded)", f"{what} changed", name=name)
+        return cause_of(kind, f"{what} has another value (which is not recorded)", f"{what} changed", name=name)
     if before is None:
-        return _cause(kind, f"{what} is now {_quoted(after)}, and was not given before", name=name, old=None, new=after)
+        return cause_of(
+            kind, f"{what} is now {_quoted(after)}, and was not given before", name=name, old=None, new=after
+        )
     if after is None:
-        return _cause(kind, f"{what} is not given any more, and was {_quoted(before)}", name=name, old=before, new=None)
-    return _cause(kind, f"{what} went from {_quoted(before)} to {_quoted(after)}", name=name, old=before, new=after)
+        return cause_of(
+            kind, f"{what} is not given any more, and was {_quoted(before)}", name=name, old=before, new=None
+        )
+    return cause_of(kind, f"{what} went from {_quoted(before)} to {_quoted(after)}", name=name, old=before, new=after)
 
 
 def _environment(sides: Sides) -> Iterator[Cause]:
@@ -143,7 +148,7 @@ def _environment(sides: Sides) -> Iterator[Cause]:
     if not found:
         yield from derived
     elif not found and list(old) != list(new):
-        yield _cause("env", "its variables are set in another order")
+        yield cause_of("env", "its variables are set in another order")
 
 
 def _variable(name: str, before: str | None, after: str | None, origin: Origin | None, sides: Sides) -> Cause:
@@ -187,12 +192,12 @@ def _exec_causes(sides: Sides, *, text_changed: bool) -> Iterator[Cause]:
         if before != after:
             yield _setting(sides, ast.Shell, "SHELL", before, after)
         else:
-            yield _cause("text", "its command is another one, though its text is the same", "its command changed")
+            yield cause_of("text", "its command is another one, though its text is the same", "its command changed")
     for name, (what, default) in _OPTIONS.items():
         if old.get(name) != new.get(name) and not (text_changed and name in ("network", "security")):
             before, after = (_plain(op.get(name), default) for op in (old, new))
             sentence = f"{what} went from {before} to {after}"
-            yield _cause("option", sentence, option=name, old=old.get(name), new=new.get(name))
+            yield cause_of("option", sentence, option=name, old=old.get(name), new=new.get(name))
     if not text_changed:
         yield from _mounts(old.get("mounts", ()), new.get("mounts", ()))
 
@@ -201,7 +206,7 @@ def _setting(sides: Sides, kind: type[ast.Instruction], keyword: str, before: st
     origin = sides.new_recipe.setting(sides.new, kind) or sides.old_recipe.setting(sides.old, kind)
     where = "" if origin is None else f" (line {origin.line})"
     sentence = f"{keyword}{where} went from {_quoted(before)} to {_quoted(after)}"
-    return _cause(keyword.lower(), sentence, f"{keyword} changed", old=before, new=after)
+    return cause_of(keyword.lower(), sentence, f"{keyword} changed", old=before, new=after)
 
 
 def _plain(value: Any, default: str = "none") -> str:
@@ -216,9 +221,9 @@ def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Ca
         kind, target = key
         what = f"the {kind} mount at {target}" if target else f"the {kind} mount"
         if key not in before:
-            yield _cause("mount", f"{what} is new", target=target)
+            yield cause_of("mount", f"{what} is new", target=target)
         elif key not in after:
-            yield _cause("mount", f"{what} is gone", target=target)
+            yield cause_of("mount", f"{what} is gone", target=target)
         else:
             changed = [name for name in {**before[key], **after[key]} if before[key].get(name) != after[key].get(name)]
             # Which number an input has says nothing of the mount.
@@ -227,7 +232,7 @@ def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Ca
                 values = ", ".join(
                     f"{name} from {_plain(before[key].get(name))} to {_plain(after[key].get(name))}" for name in changed
                 )
-                yield _cause("mount", f"{what} changed: {values}", f"{what} changed", target=target)
+                yield cause_of("mount", f"{what} changed: {values}", f"{what} changed", target=target)
 
 
 def _mount_key(mount: Mapping[str, Any]) -> tuple[str, str]:

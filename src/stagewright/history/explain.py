@@ -12,7 +12,7 @@ from typing import Any
 from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.history import filelist
 from stagewright.history.archive import Archive, Build
-from stagewright.history.causes import Cause, Sides, own_causes, text_changed, variable_cause
+from stagewright.history.causes import Cause, Sides, cause_of, own_causes, text_changed, variable_cause
 from stagewright.history.filelist import FileChange
 from stagewright.history.past import Past, Present, Reason
 from stagewright.history.steps import Step, copied_from
@@ -138,7 +138,7 @@ class Explainer:
         step = self._present.steps[index]
         if self._present.sources:
             names = ", ".join(self._present.sources)
-            return Reason("not-imported", f"the cache source {names} did not have it", "not in the cache source", index)
+            return Reason("not-imported", f"the cache source {names} did not give it", "not in the cache source", index)
         if not self._builds:
             return Reason("first", "no build of this context and Dockerfile was recorded before", "", index)
         if step.is_image or step.kind == "source":
@@ -162,23 +162,25 @@ class Explainer:
         build, ran = past.build, past.run.steps.get(old_index)
         if ran is not None and ran["state"] != "ran":
             if ran["state"] == "failed":
-                return _cause("failed-before", f"it failed in build {build.number}", "it failed before")
-            return _cause("not-reached", f"build {build.number} ended before it was done", "never finished before")
+                return cause_of("failed-before", f"it failed in build {build.number}", "it failed before")
+            return cause_of("not-reached", f"build {build.number} ended before it was done", "never finished before")
         if ran is not None and not ran.get("exact", True):
             sentence = f"the build context changed while build {build.number} copied it, so that nothing was kept"
-            return _cause("inexact", sentence, "the context changed during the last build")
+            return cause_of("inexact", sentence, "the context changed during the last build")
         pruned = self._archive.pruned()
         if pruned > build.created:
             at = _date(pruned)
-            return _cause("pruned", f"its result was pruned at {at}", f"pruned at {at}", at=pruned)
+            return cause_of("pruned", f"its result was pruned at {at}", f"pruned at {at}", at=pruned)
         if step.definition != old.definition and build.version != self._present.version:
             sentence = f"this is version {self._present.version}, which does not use results of {build.version}"
-            return _cause("version", sentence, f"built by version {build.version}")
+            return cause_of("version", sentence, f"built by version {build.version}")
         if self._present.sources:
             names = ", ".join(self._present.sources)
-            return _cause("not-imported", f"its result is not in the store, and the cache source {names} has it not")
+            return cause_of(
+                "not-imported", f"its result is not in the store, and the cache source {names} did not give it"
+            )
         sentence = f"its result of build {build.number} was lost: the store does not have it any more"
-        return _cause("lost", sentence, "its result was lost")
+        return cause_of("lost", sentence, "its result was lost")
 
     # --- causes ---------------------------------------------------------------------------------------------------
 
@@ -217,24 +219,26 @@ class Explainer:
         elif new.meaning != old.meaning and new.meaning and old.meaning:
             yield _meaning_cause(new, old.meaning, new.meaning)
         elif new.op != old.op:
-            yield _cause("source", f"it reads {new.op['identifier']} instead of {old.op['identifier']}", "other source")
+            yield cause_of(
+                "source", f"it reads {new.op['identifier']} instead of {old.op['identifier']}", "other source"
+            )
 
     def _image_causes(self, sides: Sides) -> Iterator[Cause]:
         before, after = _image(sides.old), _image(sides.new)
         if sides.old.platform != sides.new.platform:
             sentence = f"the platform went from {sides.old.platform} to {sides.new.platform}"
-            yield _cause("platform", sentence, old=sides.old.platform, new=sides.new.platform)
+            yield cause_of("platform", sentence, old=sides.old.platform, new=sides.new.platform)
         elif before[0] == after[0]:
             sentence = f"the base image {_familiar(after[0])} moved from {before[1]} to {after[1]}"
             short = f"base image {_familiar(after[0])} moved"
-            yield _cause("base-moved", sentence, short, image=after[0], old=before[1], new=after[1])
+            yield cause_of("base-moved", sentence, short, image=after[0], old=before[1], new=after[1])
         else:
             for name in self._present.recipe.variables_in(sides.new):
                 if (cause := variable_cause(sides, name)) is not None:
                     yield cause
                     return
             sentence = f"the base image went from {_familiar(before[0])} to {_familiar(after[0])}"
-            yield _cause("base-changed", sentence, old="@".join(before), new="@".join(after))
+            yield cause_of("base-changed", sentence, old="@".join(before), new="@".join(after))
 
     def _base_causes(self, past: Past, sides: Sides) -> Iterator[Cause]:
         """How what the step's files start from differs."""
@@ -242,7 +246,7 @@ class Explainer:
         new_base = None if sides.new.base is None else sides.new.inputs[sides.new.base]
         if new_base is None or old_base is None:
             if new_base is not old_base:
-                yield _cause("base-changed", "it starts from other files than before", "other base")
+                yield cause_of("base-changed", "it starts from other files than before", "other base")
             return
         old, new = past.steps[old_base], self._present.steps[new_base]
         if new.canonical is None or new.canonical == old.canonical:
@@ -273,12 +277,12 @@ class Explainer:
             return Cause("parent", f"its parent step {label} ran again", "", {}, new_index)
         was = _cut(old.text)
         if old.is_instruction and old_index not in past.back:
-            return _cause(
+            return cause_of(
                 "removed", f"the instruction before it is gone: {was}", f"{was} is gone", instruction=old.text
             )
         if new_index in past.matched and old_index in past.back:
-            return _cause("reordered", f"it comes after {label} now, and came after {was} before", "reordered")
-        return _cause("base-changed", f"it starts from {label} now, and from {was} before", "other base")
+            return cause_of("reordered", f"it comes after {label} now, and came after {was} before", "reordered")
+        return cause_of("base-changed", f"it starts from {label} now, and from {was} before", "other base")
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -331,9 +335,9 @@ class Explainer:
         before, after = (values.get(named) for values in folders)
         if where and before != after:
             sentence = f"the named context {named} went from {before or 'none'} to {after or 'none'}"
-            return _cause("named-context", sentence, f"context {named} changed", old=before, new=after)
+            return cause_of("named-context", sentence, f"context {named} changed", old=before, new=after)
         if changes is None:
-            return _cause("files", f"files of the build context{where} changed", "files of the context changed")
+            return cause_of("files", f"files of the build context{where} changed", "files of the context changed")
         if not where and (hidden := self._newly_hidden(past, changes)):
             path = hidden[0].path
             more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
@@ -385,10 +389,6 @@ class Explainer:
         return name.partition("]")[0] + "]" if name.startswith("[") else _cut(name)
 
 
-def _cause(kind: str, sentence: str, short: str = "", **details: Any) -> Cause:
-    return Cause(kind, sentence, short or sentence, details)
-
-
 def _cut(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _LABEL else f"{line[:_LABEL]}..."
@@ -415,14 +415,14 @@ def _meaning_cause(step: Step, before: Any, after: Any) -> Cause:
         what = step.op["identifier"]
         old, new = before[1][0], after[1][0]
         sentence = f"the git reference {what} moved from commit {old} to {new}"
-        return _cause("git-moved", sentence, f"git commit {new[:12]}", old=old, new=new)
+        return cause_of("git-moved", sentence, f"git commit {new[:12]}", old=old, new=new)
     if before[0] == "http" and after[0] == "http" and before[2] != after[2]:
         sentence = f"what is behind {step.op['identifier']} changed from {before[2]} to {after[2]}"
-        return _cause("url-changed", sentence, f"{step.op['identifier']} changed", old=before[2], new=after[2])
+        return cause_of("url-changed", sentence, f"{step.op['identifier']} changed", old=before[2], new=after[2])
     if before[0] == "http":
         sentence = f"the server gives {step.op['identifier']} another date"
-        return _cause("url-changed", sentence, f"{step.op['identifier']} changed")
-    return _cause("source", f"{step.op['identifier']} is taken in another way", "other source")
+        return cause_of("url-changed", sentence, f"{step.op['identifier']} changed")
+    return cause_of("source", f"{step.op['identifier']} is taken in another way", "other source")
 
 
 def _input_name(step: Step, at: int, source: Step) -> str:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -548,3 +549,17 @@ def test_a_dry_run_does_not_know_what_a_stage_will_give(bench: Workbench) -> Non
 def test_flags_of_a_build_go_with_a_dry_run_only(bench: Workbench) -> None:
     done = bench.stagewright.run("explain", "--no-cache", check=False)
     assert (done.returncode, "--no-cache goes with --dry-run only" in done.stderr) == (1, True)
+
+
+# --- imported caches --------------------------------------------------------------------------------------------------
+
+
+def test_what_an_imported_cache_does_not_have(built: Workbench) -> None:
+    cache = built.scratch / "cache"
+    built.build(f"--cache-to=type=local,dest={cache}")
+    second = replace(built, stagewright=replace(built.stagewright, root=built.scratch / "second"))
+    built.dockerfile(PLAIN + "    RUN echo more\n")
+    told = explained(second, f"--cache-from=type=local,src={cache}")
+    assert told.ran[-1] == "[6/6] RUN echo more"
+    assert told.kind("RUN echo more") == "not-imported"
+    assert told.why("RUN echo more") == f"the cache source {cache} did not give it"
