@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from stagewright.records import dataclass
@@ -27,18 +27,31 @@ class FileChange:
     new: str = ""
 
 
-def pack(noted: Iterable[tuple[str, str]], clean: Callable[[str], str] = str) -> bytes:
+def pack(noted: Sequence[tuple[str, str]], clean: Callable[[str], str] = str) -> bytes:
     """The kept form of paths with the records that `sources.digests.describe` makes of their files.
 
     `clean` takes out of paths what must not be kept.
     """
-    fields: list[str] = []
-    for path, record in noted:
-        _, mode, uid, gid, what, _ = record.split("\0")
-        if what and not mode.startswith(_REGULAR):
-            what = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
-        fields += [clean(path), mode, f"{uid}:{gid}", what[:_DIGITS]]
-    return zlib.compress("\0".join(fields).encode(errors="surrogateescape"), 1)
+    # Column by column, since a build context may have a hundred thousand files.
+    fields = "".join([record for _, record in noted]).split("\0")
+    modes = fields[1::5]
+    owners = [f"{uid}:{gid}" for uid, gid in zip(fields[2::5], fields[3::5], strict=True)]
+    contents = [
+        what[:_DIGITS] if mode.startswith(_REGULAR) or not what else _digest(what)
+        for mode, what in zip(modes, fields[4::5], strict=True)
+    ]
+    columns = [*_cleaned([path for path, _ in noted], clean), *modes, *owners, *contents]
+    return zlib.compress("\0".join(columns).encode(errors="surrogateescape"), 1)
+
+
+def _cleaned(paths: list[str], clean: Callable[[str], str]) -> list[str]:
+    """All paths at once if that leaves them apart."""
+    found = clean("\0".join(paths)).split("\0") if paths else []
+    return found if len(found) == len(paths) else [clean(path) for path in paths]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]
 
 
 def unpack(data: bytes) -> dict[str, tuple[str, str, str]] | None:
@@ -47,8 +60,10 @@ def unpack(data: bytes) -> dict[str, tuple[str, str, str]] | None:
         text = zlib.decompress(data).decode(errors="surrogateescape")
     except zlib.error:
         return None
-    fields = text.split("\0")
-    return {path: (mode, owner, what) for path, mode, owner, what in zip(*[iter(fields)] * 4, strict=False)}
+    fields = text.split("\0") if text else []
+    count = len(fields) // 4
+    columns = [fields[start * count : (start + 1) * count] for start in range(4)]
+    return dict(zip(columns[0], zip(columns[1], columns[2], columns[3], strict=True), strict=True))
 
 
 def compare(old: Mapping[str, tuple[str, str, str]], new: Mapping[str, tuple[str, str, str]]) -> list[FileChange]:

@@ -79,6 +79,7 @@ class Recorder:
         self._nodes: Callable[[], Sequence[Solved]] = list
         self._meaning: Callable[[Vertex], object] = lambda vertex: None
         self._listings: Mapping[str, list[tuple[str, str]]] = {}
+        self._kept: dict[str, bytes] = {}
         self._dockerfile = b""
         self._ignore: Sequence[Pattern] = ()
         self._archive: Archive | None = None
@@ -238,12 +239,17 @@ class Recorder:
         return sorted(builds, key=unlike)
 
     def _files(self, digest: str) -> bytes:
-        from stagewright.history.filelist import pack
-
         if digest in self._listings:
-            return pack(self._listings[digest], self._clean())
+            return self._packed(digest)
         assert self._archive is not None
         return self._archive.files(digest)
+
+    def _packed(self, digest: str) -> bytes:
+        from stagewright.history.filelist import pack
+
+        if digest not in self._kept:
+            self._kept[digest] = pack(self._listings[digest], self._clean())
+        return self._kept[digest]
 
     # --- the record -------------------------------------------------------------------------------------------------
 
@@ -323,10 +329,7 @@ class Recorder:
         return {digest for step in self.steps() for digest in step.contents.values() if digest.startswith("sha256:")}
 
     def _new_files(self) -> dict[str, bytes]:
-        from stagewright.history.filelist import pack
-
-        clean = self._clean()
-        return {digest: pack(listing, clean) for digest, listing in self._listings.items()}
+        return {digest: self._packed(digest) for digest in self._listings}
 
     def _graph_key(self, nodes: Sequence[Solved]) -> str:
         key = hashlib.sha256(f"{FORMAT} {self._recipe()} {self._patterns()}".encode(errors="replace"))

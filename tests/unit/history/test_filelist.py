@@ -12,7 +12,7 @@ def record(mode: str, what: str, owner: str = "0\0" + "0") -> str:
 
 def files(**records: str) -> dict[str, tuple[str, str, str]]:
     """A list of files as it is kept."""
-    found = unpack(pack(records.items()))
+    found = unpack(pack(list(records.items())))
     assert found is not None
     return found
 
@@ -70,3 +70,14 @@ def test_files_are_named_up_to_a_number() -> None:
     assert sentence(changes[:4]) == "a changed, b changed, c changed, and 1 more file differs"
     assert sentence(changes) == "a changed, b changed, c changed, and 2 more files differ"
     assert sentence([FileChange("\udcff", "added")]) == "\\xff was added"
+
+
+def test_paths_are_cleaned() -> None:
+    listing = [("a/secret/b", record("100644", "1" * 64)), ("c", record("100644", "2" * 64))]
+    found = unpack(pack(listing, lambda text: text.replace("secret", "***")))
+    assert found is not None
+    assert list(found) == ["a/***/b", "c"]
+    # What takes more than a part of one path away is done path by path.
+    found = unpack(pack(listing, lambda text: text.replace("b\0c", "***")))
+    assert found is not None
+    assert list(found) == ["a/secret/b", "c"]
