@@ -63,6 +63,7 @@ class Collector:
             for policy in policies:
                 disk = shutil.disk_usage(self._state.root)
                 chosen = choose(usage_rows(self._state, busy=False), policy, disk.free, disk.total, time.time())
+                self._note(chosen)
                 for row in chosen:
                     removed.add(f"{row.kind} {row.id}", self._remove(row))
                 removed.rows += chosen
@@ -88,6 +89,14 @@ class Collector:
         except OSError as error:
             raise StoreError(f"cannot prune {self._state.root}: {system_reason(error)}") from error
         return PruneReport(removed.reclaimed, removed.items, removed.rows)
+
+    def _note(self, chosen: Sequence[UsageRow]) -> None:
+        """Remember which results go, so that a build can say why a step runs again."""
+        snapshots = {row.id for row in chosen}
+        results = self._state.db.query("SELECT canonical, snapshot FROM cache_results")
+        keys = [key for key, snapshot in results if str(snapshot) in snapshots]
+        if keys:
+            self._state.history.note_pruned(keys, time.time())
 
     def _remove(self, row: UsageRow) -> int:
         """Remove what takes space for one row; answers the bytes."""
@@ -150,7 +159,7 @@ class Collector:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
         for identity, name in mounts:
             removed.add(f"cache mount {identity}", _remove(str(self._state.root / "mounts" / name)))
-        self._state.history.note_prune(time.time())
+        self._state.history.note_emptied(time.time())
         folder = self._state.context_indexes
         for index in _names(str(folder)):
             removed.reclaimed += _remove(str(folder / index))

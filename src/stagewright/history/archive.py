@@ -3,7 +3,7 @@
     builds/NUMBER.SUBJECT    one build: a line of JSON (see `Build`), then what ran in it, compressed (see `Run`)
     graphs/KEY               the steps of builds that were of the same graph with the same keys, compressed
     files/DIGEST             the files behind a content digest, compressed (see `filelist`)
-    pruned                   when the build cache was emptied last, in seconds since the epoch
+    pruned                   when results were removed, by their keys, in seconds since the epoch
     new-*                    what is being written
 
 A build that found all in its cache writes one small file in `builds`. Files are written aside, under a lock, and
@@ -29,6 +29,9 @@ KEPT = 100
 _TRIM_EVERY = 16
 _MAX_BYTES = 256 << 20
 _LOCK = "history"
+# Stands for all keys.
+_ALL = "*"
+_MOST_PRUNED = 10_000
 
 
 @dataclass(slots=True)
@@ -102,10 +105,16 @@ class Archive:
                 self._trim(KEPT)
         return build.number
 
-    def note_prune(self, at: float) -> None:
+    def note_pruned(self, keys: Iterable[str], at: float) -> None:
+        """Remember that the results of these keys are removed."""
+        with self._locks.hold(_LOCK):
+            noted = {**self._prunes(), **dict.fromkeys(keys, at)}
+            self._write(self._pruned, json.dumps(dict(list(noted.items())[-_MOST_PRUNED:])).encode())
+
+    def note_emptied(self, at: float) -> None:
         """Remember that the build cache was emptied, and keep of each subject the newest build alone."""
         with self._locks.hold(_LOCK):
-            self._write(self._pruned, str(at).encode())
+            self._write(self._pruned, json.dumps({_ALL: at}).encode())
             newest: dict[str, int] = {}
             for number, subject in sorted(self._names()):
                 newest[subject] = number
@@ -190,12 +199,17 @@ class Archive:
         """The files behind a content digest; b"" where they are not known."""
         return _read(self._files / digest)
 
-    def pruned(self) -> float:
-        """When the build cache was emptied last, in seconds since the epoch; 0.0 for never."""
+    def pruned(self, key: str) -> float:
+        """When the result of a key was removed last, in seconds since the epoch; 0.0 for never."""
+        noted = self._prunes()
+        return max(noted.get(key, 0.0), noted.get(_ALL, 0.0))
+
+    def _prunes(self) -> dict[str, float]:
         try:
-            return float(_read(self._pruned) or b"0")
+            found = json.loads(_read(self._pruned) or b"{}")
         except ValueError:
-            return 0.0
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _write(self, path: Path, data: bytes) -> None:
         temporary = self._folder / f"new-{os.urandom(6).hex()}"

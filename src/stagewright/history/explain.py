@@ -167,7 +167,7 @@ class Explainer:
         if ran is not None and not ran.get("exact", True):
             sentence = f"the build context changed while build {build.number} copied it, so that nothing was kept"
             return cause_of("inexact", sentence, "the context changed during the last build")
-        pruned = self._archive.pruned()
+        pruned = self._archive.pruned(old.canonical or "")
         if pruned > build.created:
             at = _date(pruned)
             return cause_of("pruned", f"its result was pruned at {at}", f"pruned at {at}", at=pruned)

@@ -387,6 +387,15 @@ def test_pruned(built: Workbench) -> None:
     assert told.why("RUN cat").startswith(f"its result was pruned at {time.strftime('%Y-%m-%d')}")
 
 
+def test_pruned_by_a_filter(built: Workbench) -> None:
+    with sqlite3.connect(built.stagewright.root / "metadata.db") as db:
+        ((snapshot,),) = db.execute("SELECT snapshot FROM cache_results WHERE name LIKE '%RUN echo done%'")
+    built.stagewright.run("prune", "--force", "--filter", f"id={snapshot}")
+    told = explained(built)
+    assert told.ran == ["[5/5] RUN echo done"]
+    assert told.why("RUN echo").startswith(f"its result was pruned at {time.strftime('%Y-%m-%d')}")
+
+
 def test_a_lost_result(built: Workbench) -> None:
     with sqlite3.connect(built.stagewright.root / "metadata.db") as db:
         db.execute("DELETE FROM cache_results WHERE name LIKE '%RUN echo done%'")

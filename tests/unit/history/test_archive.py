@@ -90,10 +90,10 @@ def test_no_number_is_given_twice(archive: Archive) -> None:
 def test_an_emptied_cache_leaves_the_newest_build_of_each_subject(archive: Archive) -> None:
     for subject in ("a", "b", "a"):
         add(archive, build(subject))
-    assert archive.pruned() == 0.0
-    archive.note_prune(123.5)
+    assert archive.pruned("k") == 0.0
+    archive.note_emptied(123.5)
     assert [found.number for found in archive.list()] == [3, 2]
-    assert archive.pruned() == 123.5
+    assert archive.pruned("k") == 123.5
 
 
 DAMAGE = [b"", b"{", b"[]\n", b'{"format": 99}\n', b'{"format": 1, "number": 1}\n', b"\xff\n"]
@@ -120,3 +120,13 @@ def test_what_a_killed_process_was_writing_is_removed(archive: Archive, tmp_path
     stray.write_bytes(b"half")
     archive.trim()
     assert not stray.exists()
+
+
+def test_results_that_are_removed_one_by_one_are_remembered(archive: Archive, tmp_path: Path) -> None:
+    archive.note_pruned(["a", "b"], 1.0)
+    archive.note_pruned(["b"], 2.0)
+    assert [archive.pruned(key) for key in "abc"] == [1.0, 2.0, 0.0]
+    archive.note_emptied(3.0)
+    assert archive.pruned("a") == 3.0
+    (tmp_path / "history" / "pruned").write_bytes(b"damaged")
+    assert archive.pruned("a") == 0.0
