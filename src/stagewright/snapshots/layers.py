@@ -101,6 +101,10 @@ class LayerBlobs:
             (variant, blob.media_type, blob.digest, blob.size, blob.diff_id, snapshot),
         )
 
+    def forget(self, folder: str, blob: LayerBlob) -> None:
+        """Forget that a folder is known as this blob."""
+        self._db.execute("DELETE FROM layer_blobs WHERE dir = ? AND digest = ?", (folder, blob.digest))
+
     def known(self, folder: str) -> list[LayerBlob]:
         """All blobs that a folder is known as, the one that was pulled first."""
         rows = self._db.query(

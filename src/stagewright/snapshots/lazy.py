@@ -18,7 +18,7 @@ from stagewright import privilege
 from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.remote import RemoteBlobs
-from stagewright.errors import CanceledError, IntegrityError
+from stagewright.errors import CanceledError, IntegrityError, LostLayerError
 from stagewright.image.descriptor import Descriptor
 from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
@@ -80,7 +80,7 @@ class LazyLayers:
         return all(self._blob(row) is not None for row in self._snapshots.lazy_rows(snapshot))
 
     def fill(self, snapshot: int) -> None:
-        """Fetch and unpack what is missing of a snapshot. Raises LostLayerError, IntegrityError, CanceledError."""
+        """Fetch and unpack what is missing of a snapshot. Raises LostLayerError and CanceledError."""
         privilege.require()
         with self._filling:
             rows = self._snapshots.lazy_rows(snapshot)
@@ -91,7 +91,12 @@ class LazyLayers:
     def _fill(self, rows: Sequence[SnapshotRow], reporter: Reporter) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        blobs = [self._blob(row) or self._layers.known(row.dir)[0] for row in rows]
+        blobs = []
+        for row in rows:
+            blob = self._blob(row)
+            if blob is None:
+                raise LostLayerError(f"the files of snapshot {row.id} are in no imported cache that is known now")
+            blobs.append(blob)
         stop = LinkedEvent(self._cancel)
 
         def fetch(blob: LayerBlob) -> None:
@@ -106,9 +111,14 @@ class LazyLayers:
                     download.result()
                     try:
                         self._unpack(row, blob, reporter)
-                    except IntegrityError:
+                    except IntegrityError as error:
                         if not self._blobs.discard_damaged(blob.digest):
-                            raise
+                            # The cache says something else of the layer than it is. Without a blob it is a miss.
+                            self._layers.forget(row.dir, blob)
+                            raise LostLayerError(
+                                f"layer {blob.digest} is not what an imported cache says: {error.message}",
+                                hint="it is forgotten: build once more",
+                            ) from error
                         fetch(blob)
                         self._unpack(row, blob, reporter)
             finally:

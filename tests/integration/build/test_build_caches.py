@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 import time
@@ -203,6 +204,34 @@ def test_a_layer_that_is_lost_or_damaged_is_built_again(bench: Workbench, other:
     shutil.rmtree(cache)
     assert other.build().ran == []
     assert other.files().text("/app/compiled") == "print(2)\n"
+
+
+def test_a_layer_that_is_not_what_the_cache_says_is_built_again(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    app(bench).build("--cache-to", f"type=local,dest={cache},compression=uncompressed")
+    blobs = cache / "blobs" / "sha256"
+    config = next(path for path in blobs.iterdir() if path.read_bytes().startswith(b'{"layers"'))
+    document = json.loads(config.read_bytes())
+    first, second = (document["layers"][index]["annotations"] for index in (-1, -2))
+    first["diffID"], second["diffID"] = second["diffID"], first["diffID"]
+    forge(cache, json.dumps(document).encode())
+    bench.dockerfile(APP + "    RUN echo 2\n")
+    build = other.build("--cache-from", f"type=local,src={cache}")
+    assert "begins anew without imported caches" in warnings(build)
+    assert other.files().text("/app/compiled") == "print(1)\n"
+
+
+def forge(cache: Path, data: bytes) -> None:
+    """Let the cache in a folder have another record."""
+    blobs = cache / "blobs" / "sha256"
+    index = json.loads((cache / "index.json").read_bytes())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_bytes())
+    for holder, content in ((manifest["config"], data), (index["manifests"][0], None)):
+        content = json.dumps(manifest).encode() if content is None else content
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        holder.update({"digest": f"sha256:{digest}", "size": len(content)})
+    (cache / "index.json").write_text(json.dumps(index))
 
 
 def test_what_was_imported_and_never_fetched_is_no_result_for_a_later_build(bench: Workbench, other: Workbench) -> None:
