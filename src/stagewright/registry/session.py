@@ -133,7 +133,9 @@ class Session:
                 with self._lock:
                     self._schemes[host.address] = scheme
                 return scheme
-        raise first_error or UnreachableError(f"{host.name}: speaks neither http nor https", connected=False)
+        # One of them is https, which speaks or fails.
+        assert first_error is not None
+        raise first_error
 
 
 def check_status(response: Response, expected: Sequence[int], what: str) -> None:

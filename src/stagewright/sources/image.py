@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stagewright import privilege
@@ -94,13 +95,14 @@ class ImageSource:
         stored = None if self._pull else self._images.get(str(reference))
         if stored is not None:
             try:
-                return self._load(reference, stored, platform, cancel, _no_client, self._online)
+                return self._load(reference, stored, platform, cancel, _no_client, partial(self._online, reference))
             except NotFoundError:
                 # It may hold an index of which only one platform was pulled.
                 pass
         try:
             target = self._resolve_remote(reference, reporter, cancel)
-            return self._load(reference, target, platform, cancel, self._online, self._online)
+            online = partial(self._online, reference)
+            return self._load(reference, target, platform, cancel, online, online)
         except RegistryError as error:
             # A connection knows nothing of images.
             if reference.path not in error.message:
@@ -179,9 +181,12 @@ class ImageSource:
             self._resolved[resolved.manifest_descriptor.digest] = resolved
         return resolved
 
-    def _online(self) -> RegistryClient:
+    def _online(self, reference: Reference) -> RegistryClient:
         if self._offline:
-            raise NotFoundError("a part of the image is not here, and --offline forbids a pull")
+            raise NotFoundError(
+                f"{reference.familiar()}: a part of the image is not here, and --offline forbids a pull",
+                hint="build once without --offline",
+            )
         return self._client()
 
     # --- its files ------------------------------------------------------------------------------------------------

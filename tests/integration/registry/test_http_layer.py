@@ -226,6 +226,12 @@ def test_https_is_never_left_for_http_by_itself(server: ScriptedServer, image: I
         client_for(server.address, RegistryTable(http=False)).resolve(ref(server))
 
 
+def test_a_loopback_server_that_speaks_neither(server: ScriptedServer) -> None:
+    server.on("* .*", lambda handler: handler.reply(400))
+    with pytest.raises(UnreachableError, match=f"{server.address}: TLS failed: "):
+        client_for(server.address, RegistryTable()).resolve(ref(server))
+
+
 def test_a_loopback_registry_may_speak_either(
     server: ScriptedServer, tls_server: ScriptedServer, certificate: tuple[Path, Path], image: Image
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from box import Box
 
 from stagewright.errors import SandboxError
+from stagewright.sandbox.launching import LauncherProcess
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.oci import OciRuntime
 
@@ -93,6 +94,31 @@ def test_the_launchers_memory_does_not_keep_steps(box: Box) -> None:
 
 def is_ours(pid: str, box: Box) -> bool:
     return int(pid) == box.runtime._launcher.get()._pid  # type: ignore[attr-defined]
+
+
+def test_a_launcher_that_is_killed(box: Box, marker: str, tmp_path: Path) -> None:
+    runtime = NativeRuntime()
+    other = Box(runtime, box.lower, tmp_path)
+
+    def on_output(_stream: int, _data: bytes) -> None:
+        launcher = runtime._launcher.get()
+        os.kill(launcher._pid, signal.SIGKILL)
+        os.waitid(os.P_PID, launcher._pid, os.WEXITED | os.WNOWAIT)
+
+    with pytest.raises(SandboxError, match=r"^the launcher of steps has died$"):
+        other.sh(f"echo up; sleep {marker}", on_output=on_output)
+    assert processes_with(marker) == []
+    # Its inner half may go a moment later.
+    with pytest.raises(SandboxError, match=r"^the launcher of steps has (died|gone: Broken pipe)$"):
+        other.sh("true")
+    runtime.close()
+
+
+def test_a_launcher_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    with pytest.raises(SandboxError) as caught:
+        LauncherProcess()
+    assert caught.value.message == "cannot start the launcher of steps: open_tree: No such file or directory"
 
 
 def test_daemons_end_with_the_step(box: Box, marker: str) -> None:

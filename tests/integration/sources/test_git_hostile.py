@@ -217,3 +217,20 @@ def test_git_that_prints_without_end_is_ended(store: GitStore, tmp_path: Path) -
     assert store.failure("git://127.0.0.1:1/r.git").message == (
         "git printed more than 16 MiB: a server sends too much"
     )
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ("x" * 200, f"names '{'x' * 100}' as a commit, which is none"),
+        ("a" * 40, f"has no commit {'a' * 40}"),
+    ],
+)
+def test_a_server_that_has_not_what_it_names(tmp_path: Path, listed: str, message: str) -> None:
+    git = tmp_path / "git"
+    answers = f"*ls-remote*) printf '{listed}\\trefs/heads/main\\n';; *cat-file*) exit 1;;"
+    git.write_text(f'#!/bin/sh\ncase "$*" in {answers} esac\n')
+    git.chmod(0o755)
+    store = GitStore(tmp_path / "state", {"PATH": str(tmp_path)})
+    assert store.failure("https://git.example.com/r.git#main").message.endswith(message)
+    store.check()

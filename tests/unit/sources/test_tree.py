@@ -147,7 +147,7 @@ def test_links_stay_inside(tmp_path: Path, root: int) -> None:
     assert tree.resolve("out") == "outside"
     with pytest.raises(NotFoundError, match='"/outside": not found'):
         tree.entry(tree.resolve("out"))
-    with pytest.raises(StagewrightError, match="too many links"):
+    with pytest.raises(StagewrightError, match="too many links on the way to /"):
         tree.resolve("self")
     assert tree.resolve("missing/../dir") == "dir"
 

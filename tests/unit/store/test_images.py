@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -6,6 +7,7 @@ from store_world import World, digest_of
 from stagewright import store
 from stagewright.cache.leases import BuildLease
 from stagewright.errors import IntegrityError, NotFoundError, UsageError
+from stagewright.image.descriptor import Descriptor
 from stagewright.image.platform import Platform, host_platform
 
 
@@ -70,10 +72,21 @@ def test_the_beginning_of_two_digests(world: World, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "_ID", re.compile("(?:sha256:)?([0-9a-f]{1,64})"))
     for digit in "0123456789abcdef":
         if sum(info.digest[7] == digit for info in world.store.images()) > 1:
-            with pytest.raises(UsageError, match="several"):
+            with pytest.raises(UsageError, match=f"sha256:{digit} is the beginning of several digests: sha256:{digit}"):
                 world.store.inspect(f"sha256:{digit}")
             return
     pytest.fail("forty digests begin with different digits")
+
+
+def test_an_image_whose_config_has_other_layers(world: World) -> None:
+    made = world.image(None, b"one", b"two")
+    document = world.manifest(made)
+    document["layers"].pop()
+    data = json.dumps(document).encode()
+    wrong = Descriptor(made.media_type, world.state.blobs.write(data), len(data))
+    world.state.images.put("docker.io/library/app:1", wrong)
+    with pytest.raises(IntegrityError, match=f"image {digest_of(data)} has 1 layers, its config 2"):
+        world.store.inspect("app:1")
 
 
 def test_inspect_what_has_no_name(world: World) -> None:
