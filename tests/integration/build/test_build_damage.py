@@ -5,17 +5,20 @@ Never a wrong image: what a build makes after the damage is what it makes in a s
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import StandinImages, runner
+from harness import Files, StandinImages, runner
+from registry_servers import Handler, ScriptedServer, make_image
 from workbench import Workbench
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
@@ -187,6 +190,50 @@ def test_a_snapshot_whose_folder_is_gone(example: Workbench, clean: bytes, which
     example.write("source/a", "one\n")
     assert build(example, example.scratch / "b.tar") == clean
     assert stagewright.run("check").returncode == 0
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_a_registry_that_dies_in_the_middle_of_a_blob(bench: Workbench, server: ScriptedServer, tmp_path: Path) -> None:
+    """The build fails and says why, and keeps nothing of the half; the next one is right."""
+    content = os.urandom(300_000)
+    image = make_image(tar_with("file", content))
+    server.serve_image(image)
+    config = tmp_path / "c.toml"
+    config.write_text(f'[registry."{server.address}"]\nhttp = true\n')
+    bench.dockerfile(f"FROM {server.address}/app:1\nCOPY source /source\n")
+    bench.write("source", "x")
+    honest = server.scripts[:]
+    whole = image.blobs[-1][1]
+
+    def dies(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(whole)))
+        handler.end_headers()
+        handler.wfile.write(whole[: len(whole) // 2])
+        handler.cut()
+        # From now on nobody is there.
+        server.on("* /v2/.*", lambda handler: handler.cut())
+
+    server.on(f"GET /v2/app/blobs/{image.blobs[-1][0].digest}", dies)
+    target = bench.scratch / "a.tar"
+    said = bench.fail("-o", f"type=tar,dest={target}", "--config", config)
+    assert server.address in said
+    assert not target.exists()
+    assert bench.stagewright.run("check").returncode == 0
+    server.scripts[:] = honest
+    bench.build("-o", f"type=tar,dest={target}", "--config", config)
+    assert Files.read(target.read_bytes()).contents["/file"] == content
+
+
+def tar_with(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
