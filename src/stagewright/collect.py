@@ -20,27 +20,24 @@ from stagewright.errors import StoreError, system_reason
 from stagewright.image.descriptor import Descriptor
 from stagewright.policy import Policy, choose
 from stagewright.reach import needed_by_images, needed_by_resolutions, reach, with_ancestors
-from stagewright.records import dataclass, field
+from stagewright.records import dataclass, field, replace
 from stagewright.reports import PruneReport, UsageRow
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.tree import remove_tree
 from stagewright.sources.digests import is_readable
 from stagewright.sources.git import remote_of
 from stagewright.state import State
-from stagewright.usage import disk_size, usage_rows
-
-_BUSY = "only what dead processes left was removed: a build or a transfer is running, prune again later"
+from stagewright.usage import disk_size, snapshot_kind, usage_rows
 
 
 @dataclass(slots=True)
 class _Removed:
     reclaimed: int = 0
-    items: list[str] = field(default_factory=list)
     rows: list[UsageRow] = field(default_factory=list)
 
-    def add(self, what: str, size: int) -> None:
-        self.items.append(what)
-        self.reclaimed += size
+    def add(self, row: UsageRow) -> None:
+        self.rows.append(row)
+        self.reclaimed += row.size
 
 
 class Collector:
@@ -65,8 +62,7 @@ class Collector:
                 chosen = choose(usage_rows(self._state, busy=False), policy, disk.free, disk.total, time.time())
                 self._note(chosen)
                 for row in chosen:
-                    removed.add(f"{row.kind} {row.id}", self._remove(row))
-                removed.rows += chosen
+                    removed.add(replace(row, size=self._remove(row)))
             self._collect(False, removed)
 
         return self._prune(collect)
@@ -84,11 +80,9 @@ class Collector:
                     collect(removed)
                     self._remove_stale_indexes()
                     self._state.history.trim()
-                else:
-                    removed.items.append(_BUSY)
         except OSError as error:
             raise StoreError(f"cannot prune {self._state.root}: {system_reason(error)}") from error
-        return PruneReport(removed.reclaimed, removed.items, removed.rows)
+        return PruneReport(removed.reclaimed, removed.rows, busy=not alone)
 
     def _note(self, chosen: Sequence[UsageRow]) -> None:
         """Remember which results go, so that a build can say why a step runs again."""
@@ -145,7 +139,7 @@ class Collector:
         for digest, size in list(self._state.blobs.digests()):
             if digest not in needed:
                 self._state.blobs.delete(digest)
-                removed.add(f"blob {digest}", size)
+                removed.add(UsageRow("blob", digest, size, None, None, False, ""))
         self._remove_unnamed_mounts(removed)
 
     def _layer_blobs(self) -> set[str]:
@@ -153,19 +147,21 @@ class Collector:
 
     def _forget_cache(self, removed: _Removed) -> None:
         db = self._state.db
-        mounts = db.query("SELECT id, dir FROM cache_mounts ORDER BY created")
+        mounts = db.query("SELECT id, dir, created, last_used FROM cache_mounts ORDER BY created")
         with db.transaction():
             for table in ("cache_results", "cache_keys", "content_digests", "cache_mounts", "resolutions"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
-        for identity, name in mounts:
-            removed.add(f"cache mount {identity}", _remove(str(self._state.root / "mounts" / name)))
+        for identity, name, created, last_used in mounts:
+            size = _remove(str(self._state.root / "mounts" / name))
+            removed.add(UsageRow("cache mount", name, size, created, last_used, False, identity))
         self._state.history.note_emptied(time.time())
         folder = self._state.context_indexes
         for index in _names(str(folder)):
             removed.reclaimed += _remove(str(folder / index))
         for name in _names(str(self._state.git_repositories)):
             path = self._state.git_repositories / name
-            removed.add(f"git repository {remote_of(path)}", _remove(str(path)))
+            remote = remote_of(path)
+            removed.add(UsageRow("git repository", name, _remove(str(path)), None, None, False, remote))
 
     def _remove_snapshots(self, chains: set[str], removed: _Removed) -> None:
         """Remove the snapshots that are, and are below, neither a result nor a layer of an image with these chains."""
@@ -175,7 +171,9 @@ class Collector:
         # A child's id is always above its parent's.
         for row in reversed(rows):
             if row.id not in kept:
-                removed.add(f"snapshot {row.id}", self._state.snapshots.remove(row.id))
+                kind, size = snapshot_kind(row), self._state.snapshots.remove(row.id)
+                name = row.chain_id or ""
+                removed.add(UsageRow(kind, str(row.id), size, row.created, row.last_used, False, name))
 
     def _forget_dangling(self) -> None:
         """Remove the rows that speak of snapshots that are gone."""

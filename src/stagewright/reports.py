@@ -27,14 +27,14 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What a collection removed, a line for each item, and how many bytes that freed.
+    """How many bytes a collection freed, and what it removed.
 
-    `rows` are those of what was chosen one by one, by filters or limits.
+    `busy` tells that something used the store, so that only what dead processes had left was removed.
     """
 
     reclaimed: int
-    items: Sequence[str]
-    rows: Sequence[UsageRow] = ()
+    rows: Sequence[UsageRow]
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

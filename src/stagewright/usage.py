@@ -9,6 +9,7 @@ from stagewright.cache.leases import collecting
 from stagewright.content.images import StoredImage
 from stagewright.reach import needed_by_images, reach, with_ancestors
 from stagewright.reports import UsageRow
+from stagewright.snapshots.store import SnapshotRow
 from stagewright.snapshots.tree import tree_size
 from stagewright.sources.git import remote_of
 from stagewright.state import State
@@ -73,7 +74,7 @@ def _snapshots(state: State, busy: bool) -> list[UsageRow]:
     for row in snapshots:
         size = 0 if row.dir in counted else state.snapshots.size(row.id)
         counted.add(row.dir)
-        kind = "cache" if row.chain_id is None else "layer snapshot"
+        kind = snapshot_kind(row)
         name, last_used = results.get(row.id, (row.chain_id or "", row.last_used))
         in_use = busy or row.id in used
         rows.append(
@@ -90,6 +91,11 @@ def _snapshots(state: State, busy: bool) -> list[UsageRow]:
             )
         )
     return rows
+
+
+def snapshot_kind(row: SnapshotRow) -> str:
+    """The kind of a snapshot's row."""
+    return "cache" if row.chain_id is None else "layer snapshot"
 
 
 def _cache_mounts(state: State, busy: bool) -> list[UsageRow]:

@@ -49,21 +49,22 @@ def run(options: argparse.Namespace) -> int:
     usage = sorted(usage, key=lambda row: row.size, reverse=True)
     if options.json or options.format == "json":
         print_json_lines([_as_json(row) for row in usage])
-    elif options.verbose:
-        for row in usage:
-            for name, value in _facts(row):
-                print(f"{name + ':':<13} {clean_name(value)}")
-            print()
-        _print_sums(usage)
     else:
-        print_usage(usage)
+        print_usage(usage, verbose=options.verbose)
         print()
         _print_sums(usage)
     return 0
 
 
-def print_usage(usage: Sequence[UsageRow]) -> None:
-    """Prints a table of records."""
+def print_usage(usage: Sequence[UsageRow], *, verbose: bool) -> None:
+    """Prints records: a table or, where `verbose`, all that is known of each."""
+    if verbose:
+        print(
+            "\n\n".join(
+                "\n".join(f"{name + ':':<13} {clean_name(value)}" for name, value in _facts(row)) for row in usage
+            )
+        )
+        return
     now = time.time()
     rows = [
         (

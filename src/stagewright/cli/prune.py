@@ -8,7 +8,6 @@ import sys
 from stagewright.cli.du import HELP_FILTER, print_usage
 from stagewright.cli.flags import CommandParser
 from stagewright.cli.values import parse_size
-from stagewright.harmless import clean_name
 from stagewright.progress.text import format_bytes
 
 
@@ -58,10 +57,10 @@ def run(options: argparse.Namespace) -> int:
         max_used_space=options.max_used_space or 0,
         min_free_space=options.min_free_space or 0,
     )
-    if options.verbose and report.rows:
-        print_usage(report.rows)
-    else:
-        for item in report.items:
-            print(clean_name(item))
-    print(f"Total reclaimed space: {format_bytes(report.reclaimed)}")
+    if report.rows:
+        print_usage(report.rows, verbose=options.verbose)
+        print()
+    if report.busy:
+        print("Only what dead processes left was removed: a build or a transfer is running, prune again later.")
+    print(f"Total: {format_bytes(report.reclaimed)}")
     return 0

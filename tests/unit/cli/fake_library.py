@@ -81,8 +81,8 @@ class UsageRow:
 @dataclass(frozen=True)
 class PruneReport:
     reclaimed: int
-    items: tuple[str, ...]
-    rows: tuple[UsageRow, ...] = ()
+    rows: tuple[UsageRow, ...]
+    busy: bool = False
 
 
 class FakeLibrary(ModuleType):

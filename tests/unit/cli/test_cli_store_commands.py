@@ -155,10 +155,18 @@ def prune_call(**given: object) -> tuple[str, tuple[()], dict[str, object]]:
 
 def test_prune(library: FakeLibrary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     row = UsageRow("cache", "1", 50_000, description="RUN make")
-    library.answers["prune"] = PruneReport(1_050_000, ("snapshot 1", "blob 2"), (row,))
+    library.answers["prune"] = PruneReport(1_050_000, (row,))
     assert main(["prune", "--all", "-f"]) == 0
     assert library.calls[-1] == prune_call(all=True)
-    assert lines(capsys) == ["snapshot 1", "blob 2", "Total reclaimed space: 1.05MB"]
+    assert lines(capsys) == [
+        "ID  KIND   RECLAIMABLE  SHARED  SIZE     LAST USED  DESCRIPTION",
+        "1   cache  true         false   50.00kB             RUN make",
+        "",
+        "Total: 1.05MB",
+    ]
+    library.answers["prune"] = PruneReport(0, (), busy=True)
+    assert main(["prune", "-f"]) == 0
+    assert "is running" in lines(capsys)[0]
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "n")
     library.calls.clear()
@@ -171,17 +179,14 @@ def test_prune(library: FakeLibrary, capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_prune_by_filters_and_limits(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None:
     row = UsageRow("cache", "1", 50_000, description="RUN make")
-    library.answers["prune"] = PruneReport(50_000, ("cache 1",), (row,))
+    library.answers["prune"] = PruneReport(50_000, (row,))
     limits = ["--max-used-space=2g", "--min-free-space", "1k", "--keep-storage=512"]
     assert main(["prune", "-f", "--filter", "until=24h", "--filter=type=regular", "--verbose", *limits]) == 0
     assert library.calls[-1] == prune_call(
         filters=["until=24h", "type=regular"], reserved_space=512, max_used_space=2 << 30, min_free_space=1024
     )
-    assert lines(capsys) == [
-        "ID  KIND   RECLAIMABLE  SHARED  SIZE     LAST USED  DESCRIPTION",
-        "1   cache  true         false   50.00kB             RUN make",
-        "Total reclaimed space: 50.00kB",
-    ]
+    said = lines(capsys)
+    assert (said[0], said[-1]) == ("ID:           1", "Total: 50.00kB")
 
 
 def test_du(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ def test_named_images_stay_and_nameless_ones_go(world: World) -> None:
     size = sum(world.state.blobs.size(digest) for digest in gone)
     report = world.store.prune()
     assert world.all_blobs() == world.blobs_of(kept)
-    assert set(report.items) == {f"blob {digest}" for digest in gone}
+    assert {row.id for row in report.rows} == gone
     assert report.reclaimed == size
 
 
@@ -36,7 +36,7 @@ def test_the_cache_and_what_is_below_it_stay(world: World) -> None:
     world.state.keys.save_content_digest(orphan, "/", "gone")
     report = world.store.prune()
     assert world.snapshot_ids() == [bottom, middle, top]
-    assert report.items == [f"snapshot {orphan}"]
+    assert [row.id for row in report.rows] == [str(orphan)]
     assert report.reclaimed > 0
     assert {row for (row,) in world.state.db.query("SELECT canonical FROM cache_results")} == {"top", "scratch"}
     assert world.state.db.query("SELECT digest FROM content_digests") == [("kept",)]
@@ -58,7 +58,7 @@ def test_base_images_of_the_last_build_stay_until_all_goes(world: World) -> None
     base = world.image(None, b"one", b"two")
     layers = world.unpacked(base)
     world.resolution("docker.io/library/debian:13", base)
-    assert world.store.prune().items == []
+    assert world.store.prune().rows == []
     assert world.snapshot_ids() == layers
     world.store.prune(all=True)
     assert world.snapshot_ids() == []
@@ -85,9 +85,9 @@ def test_all_leaves_named_images_alone(world: World) -> None:
         assert world.count(table) == 0, table
     assert not mount.exists()
     assert not index.exists()
-    assert "cache mount /root/.cache" in report.items
-    assert f"snapshot {step}" in report.items
-    assert world.store.prune(all=True).items == []
+    assert ("cache mount", "/root/.cache") in [(row.kind, row.description) for row in report.rows]
+    assert ("cache", str(step)) in [(row.kind, row.id) for row in report.rows]
+    assert world.store.prune(all=True).rows == []
 
 
 def test_cache_mounts_stay_but_unfinished_ones_go(world: World) -> None:
@@ -140,12 +140,11 @@ def test_while_a_build_runs_only_dead_pieces_go(world: World, all: bool) -> None
         assert Path(draft.fs).is_dir()
         world.state.snapshots.discard(draft)
         live.commit()
-    assert len(report.items) == 1
-    assert "running" in report.items[0]
+    assert (report.busy, report.rows) == (True, [])
     assert world.snapshot_ids() == [unused]
     assert world.state.blobs.has(blob)
     assert mount.exists()
-    assert len(world.store.prune(all=all).items) >= 3
+    assert len(world.store.prune(all=all).rows) >= 3
 
 
 def test_a_damaged_image_loses_nothing_to_a_prune_of_others(world: World) -> None:
@@ -158,7 +157,7 @@ def test_a_damaged_image_loses_nothing_to_a_prune_of_others(world: World) -> Non
 
 def test_a_prune_of_nothing(world: World) -> None:
     report = world.store.prune(all=True)
-    assert (report.reclaimed, list(report.items)) == (0, [])
+    assert (report.reclaimed, list(report.rows)) == (0, [])
 
 
 def rows(world: World, kind: str) -> dict[str, tuple[int, bool, str]]:
@@ -226,9 +225,10 @@ def test_fetched_commits_stay_until_all_goes(world: World) -> None:
     path = repository(world)
     (size, in_use, remote) = rows(world, "git repository")[path.name]
     assert (size >= 9000, in_use, remote) == (True, False, "https://example.com/r.git")
-    assert world.store.prune().items == []
+    assert world.store.prune().rows == []
     report = world.store.prune(all=True)
-    assert (report.items, report.reclaimed >= size) == (["git repository https://example.com/r.git"], True)
+    assert [(row.kind, row.description) for row in report.rows] == [("git repository", "https://example.com/r.git")]
+    assert report.reclaimed >= size
     assert not path.exists()
 
 
