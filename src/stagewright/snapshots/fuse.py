@@ -133,14 +133,14 @@ def _served(lowers: tuple[str, ...], upper: str | None = None, work: str | None 
     program = shutil.which(PROGRAM)
     if program is None:
         raise StoreError(f"cannot merge {len(lowers)} layers: {PROGRAM} is not installed")
-    try:
-        mount, connection = _connect(syscalls.MOUNT_ATTR_NODEV | (0 if upper else syscalls.MOUNT_ATTR_RDONLY))
-    except OSError as error:
-        raise StoreError(f"cannot mount by {DEVICE}: {error.strerror}") from error
     options = ["lowerdir=" + ":".join(_plain(lower) for lower in lowers)]
     if upper is not None and work is not None:
         # Without `volatile` each fsync of a step syncs the disk for a draft that would not survive.
         options += [f"upperdir={_plain(upper)}", f"workdir={_plain(work)}", "volatile"]
+    try:
+        mount, connection = _connect(syscalls.MOUNT_ATTR_NODEV | (0 if upper else syscalls.MOUNT_ATTR_RDONLY))
+    except OSError as error:
+        raise StoreError(f"cannot mount by {DEVICE}: {error.strerror}") from error
     try:
         pid = os.posix_spawn(
             program,

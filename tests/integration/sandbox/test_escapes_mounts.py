@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from arena import Arena, refusals
+from box import Box
 
 from stagewright.errors import SandboxError
+from stagewright.sandbox.oci import OciRuntime
 from stagewright.sandbox.spec import BindMount, Mount, Root, SecretMount, SshMount, TmpfsMount
 
 LINKS = {
@@ -266,3 +268,31 @@ for place in (0, 1, 2, "/dev/null", "/dev/zero", "/dev/tty", "/proc/self/fd/0"):
 told("the rest", errno.EBADF)
 """)
     refusals(attempts, "EBADF")
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "mounted", "message"),
+    [
+        ("proc", "/", (), "/proc of the image leads to its root directory"),
+        ("m", "/", (TmpfsMount("/m"),), "a mount cannot take the place of the root directory, where /m leads"),
+        ("m", "/proc", (TmpfsMount("/m"),), "nothing can be mounted at /m, which is the kernel's"),
+    ],
+)
+def test_links_of_an_image_to_where_nothing_can_be_mounted(
+    box: Box, tmp_path: Path, name: str, to: str, mounted: tuple[TmpfsMount, ...], message: str
+) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / name).symlink_to(to)
+    with pytest.raises(SandboxError) as caught:
+        box.sh("true", root=box.fresh_root(tmp_path / "image"), mounts=mounted)
+    assert caught.value.message == message
+
+
+def test_an_oci_runtime_gets_no_link_for_a_kernels_place(box: Box, tmp_path: Path) -> None:
+    if not isinstance(box.runtime, OciRuntime):
+        pytest.skip("only an OCI runtime makes files outside of the root")
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "proc").symlink_to("/tmp")
+    with pytest.raises(SandboxError) as caught:
+        box.sh("true", root=box.fresh_root(tmp_path / "image"))
+    assert caught.value.message == "/proc of the image is a link, through which an OCI runtime may leave it"

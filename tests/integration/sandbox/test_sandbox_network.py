@@ -276,9 +276,15 @@ def test_without_a_program_steps_share_the_hosts_network_and_it_is_said_once(
     assert line.startswith("neither pasta nor slirp4netns is installed: steps share the host's network")
 
 
-def test_a_program_that_fails_is_quoted(lower: Path, tmp_path: Path, only: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("echo first; echo no tap today >&2; exit 1", "no tap today"), ("exit 3", "it ended without a word")],
+)
+def test_a_program_that_fails_is_quoted(
+    lower: Path, tmp_path: Path, only: Callable[..., Path], script: str, said: str
+) -> None:
     broken = only("sh") / "pasta"
-    broken.write_text("#!/bin/sh\necho first; echo no tap today >&2; exit 1\n")
+    broken.write_text(f"#!/bin/sh\n{script}\n")
     broken.chmod(0o755)
     told: list[str] = []
     runtime = NativeRuntime(notify=told.append)
@@ -287,7 +293,7 @@ def test_a_program_that_fails_is_quoted(lower: Path, tmp_path: Path, only: Calla
     finally:
         runtime.close()
     (line,) = told
-    assert line.startswith(f"{broken}: no tap today: steps share the host's network")
+    assert line.startswith(f"{broken}: {said}: steps share the host's network")
 
 
 MAPPED = """

@@ -145,6 +145,13 @@ def test_a_metadata_file_that_fails(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught, database.transaction():
         raise sqlite3.OperationalError("disk I/O error")
     assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be written: disk I/O error"
+    database.execute("PRAGMA query_only=1")
+    with pytest.raises(StoreError) as caught:
+        database.execute("DELETE FROM snapshots")
+    assert caught.value.message == (
+        f"the metadata file {tmp_path}/metadata cannot be written: the state directory is read-only"
+    )
+    assert caught.value.hint == "make it writable, or use another --root"
 
 
 def test_a_disk_that_refuses_a_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from stagewright.exporters.engine import load
 from stagewright.exporters.files import copy_files
 from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
+from stagewright.progress.events import VertexEvent
+from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.sandbox.launching import LauncherSlot
 from stagewright.snapshots import overlay
 from stagewright.snapshots.copies import CopiesSnapshotter
@@ -27,8 +29,9 @@ from stagewright.snapshots.fuse import FuseSnapshotter
 from stagewright.snapshots.sinks import FileSink
 from stagewright.snapshots.store import SnapshotStore
 from stagewright.snapshots.tarheader import header
-from stagewright.snapshots.tarreader import REGULAR
+from stagewright.snapshots.tarreader import DIRECTORY, REGULAR
 from stagewright.snapshots.tarwriter import write_tree
+from stagewright.sources import archive
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -174,26 +177,47 @@ def test_copies_of_a_layer_that_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
+    ("lower", "message"),
     [
-        (False, "cannot merge 1 layers: fuse-overlayfs is not installed"),
-        (True, "cannot mount by {device}: No such file or directory"),
+        ("/a,b", "fuse-overlayfs cannot use the path /a,b"),
+        ("/a", "cannot mount by {device}: No such file or directory"),
     ],
 )
-def test_fuse_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bool, message: str) -> None:
-    if program:
-        (tmp_path / "fuse-overlayfs").touch(0o755)
+def test_fuse_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lower: str, message: str) -> None:
+    (tmp_path / "fuse-overlayfs").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("stagewright.snapshots.fuse.DEVICE", f"{tmp_path}/device")
-    with pytest.raises(StoreError) as caught, FuseSnapshotter(str(tmp_path)).view(()):
+    with pytest.raises(StoreError) as caught, FuseSnapshotter(str(tmp_path)).view((lower,)):
         pass
     assert caught.value.message == message.format(device=tmp_path / "device")
+
+
+def test_fuse_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreError) as caught, FuseSnapshotter(str(tmp_path)).view(()):
+        pass
+    assert caught.value.message == "cannot merge 1 layers: fuse-overlayfs is not installed"
 
 
 def test_more_layers_than_overlayfs_takes() -> None:
     with pytest.raises(StoreError) as caught:
         overlay.mount(["/a"] * (overlay.MAX_LOWERS + 1))
     assert caught.value.message == "a chain of 501 layers is more than overlayfs takes (500)"
+
+
+def test_blobs(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+    with pytest.raises(IntegrityError) as caught, blobs.writer(expected=DIGEST, size=1) as writer:
+        writer.write(b"xx")
+    assert caught.value.message == f"blob {DIGEST} is longer than its 1 bytes"
+    digest = blobs.write(b"whole")
+    (path,) = tmp_path.rglob(digest.removeprefix("sha256:"))
+    path.chmod(0o600)
+    path.write_bytes(b"wrong")
+    with pytest.raises(IntegrityError) as caught, blobs.open_verified(digest) as file:
+        file.read()
+    assert caught.value.message == f"blob {digest} was damaged on the disk, and has been removed"
+    assert not blobs.has(digest)
 
 
 # --- archives of images -----------------------------------------------------------------------------------------------
@@ -205,6 +229,18 @@ def test_more_members_than_any_image_has(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(IntegrityError) as caught:
         loading.load_images(io.BytesIO(data), BlobStore(tmp_path))
     assert caught.value.message == "the archive has more than 2 members"
+
+
+def test_more_folders_than_any_context_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_MAX_DIRECTORIES", 500)
+    source = archive.ArchiveSource(SnapshotStore(tmp_path / "snapshots", Database(tmp_path / "metadata")))
+    data = b"".join(header(b"d%d/" % number, DIRECTORY) for number in range(3))
+    with pytest.raises(IntegrityError) as caught:
+        source.take(io.BytesIO(data), Reporter(Emitter(None), VertexEvent(DIGEST, "context")))
+    source.close()
+    assert caught.value.message == (
+        "failed to read the build context from standard input: the archive has too many directories"
+    )
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

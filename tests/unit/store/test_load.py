@@ -376,6 +376,16 @@ def test_two_members_of_one_name(world: World) -> None:
         world.store.load(io.BytesIO(buffer.getvalue()))
 
 
+def test_an_index_of_no_image_that_is_here(world: World) -> None:
+    members = oci_archive()
+    nested = document({"schemaVersion": 2, "manifests": [blob(b"not here", f"{OCI}manifest.v1+json")]})
+    members[f"blobs/sha256/{hashlib.sha256(nested).hexdigest()}"] = nested
+    top = blob(nested, f"{OCI}index.v1+json")
+    members["index.json"] = document({"schemaVersion": 2, "manifests": [top]})
+    with pytest.raises(IntegrityError, match=f"the archive has no image of index {top['digest']}"):
+        load(world, members)
+
+
 def test_indexes_within_indexes(world: World) -> None:
     members = oci_archive()
     entry = json.loads(members["index.json"])["manifests"][0]  # type: ignore[arg-type]

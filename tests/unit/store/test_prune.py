@@ -5,6 +5,7 @@ import pytest
 from store_world import World
 
 from stagewright.cache.leases import BuildLease
+from stagewright.errors import StoreError
 
 
 def test_named_images_stay_and_nameless_ones_go(world: World) -> None:
@@ -246,3 +247,13 @@ def test_what_urls_held_is_no_image(world: World) -> None:
     assert world.count("resolutions") == 1
     world.store.prune(all=True)
     assert world.count("resolutions") == 0
+
+
+def test_a_store_that_cannot_be_cleaned(world: World) -> None:
+    ingest = world.root / "content" / "ingest"
+    world.state.blobs.write(b"x")
+    ingest.rmdir()
+    ingest.touch()
+    with pytest.raises(StoreError) as caught:
+        world.store.prune()
+    assert caught.value.message == f"cannot prune {world.root}: {ingest}: Not a directory"
