@@ -22,6 +22,7 @@ from stagewright.options import (
 )
 from stagewright.progress.events import Sink
 from stagewright.reports import (
+    CacheMountRow,
     CheckReport,
     ImageInfo,
     Outline,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildResult",
     "Cache",
+    "CacheMountRow",
     "CheckReport",
     "History",
     "ImageInfo",
