@@ -93,6 +93,18 @@ def test_a_key_that_cannot_be_used(opened: list[SshAgents], tmp_path: Path) -> N
             agents.socket("default")
 
 
+def test_a_key_that_is_refused_without_a_word(opened: list[SshAgents], tmp_path: Path, key: str) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh-add").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "ssh-add").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    for path, why in ((key, "ssh-add refused it"), (str(tmp_path), "Is a directory")):
+        agents = SshAgents({"default": (path,)}, env)
+        opened.append(agents)
+        with pytest.raises(UsageError, match=f"--ssh default: the key {path} cannot be used: {why}$"):
+            agents.socket("default")
+
+
 def test_without_openssh(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     for name in ("sh", "cat", "rm"):

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from stagewright.door.ids import Extent, IdMap, write
-from stagewright.errors import IntegrityError, PrivilegeNeededError, StagewrightError, StoreError
+from stagewright.errors import IntegrityError, PrivilegeNeededError, SandboxError, StagewrightError, StoreError
 from stagewright.records import replace
 from stagewright.sandbox import ca, seccomp
 from stagewright.sandbox.chroot import ChrootRuntime
 from stagewright.sandbox.oci import OciRuntime
-from stagewright.sandbox.spec import Root, Step
+from stagewright.sandbox.spec import BindMount, Mount, Root, Step, TmpfsMount
 from stagewright.sandbox.users import resolve_owner
 from stagewright.snapshots import overlay
 from stagewright.sources.archive import StandardInput
@@ -79,3 +79,20 @@ def test_a_folder_as_standard_input(tmp_path: Path) -> None:
         StandardInput(threading.Event(), handle).head()
     os.close(handle)
     assert caught.value.message == "cannot read standard input: Is a directory"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="steps in a chroot are root's")
+@pytest.mark.parametrize(
+    ("mount", "message"),
+    [
+        (TmpfsMount("/proc/x"), "nothing can be mounted at /proc/x, which is the kernel's or the root directory"),
+        (TmpfsMount("/up/.."), "nothing can be mounted at /up/.., which is the kernel's or the root directory"),
+        (BindMount("/m", "/nonexistent/source"), "cannot put /m in place: No such file or directory"),
+    ],
+)
+def test_what_a_chroot_has_no_place_for(tmp_path: Path, mount: Mount, message: str) -> None:
+    (tmp_path / "upper" / "up").mkdir(parents=True)
+    step = replace(STEP, root=Root((), f"{tmp_path}/upper", f"{tmp_path}/work"), mounts=(mount,))
+    with pytest.raises(SandboxError) as caught:
+        in_chroot(step)
+    assert caught.value.message == message
