@@ -20,6 +20,8 @@ from stagewright.errors import StagewrightError
 _INTERVAL_S = 600
 # Its time of change is that of the last collection.
 _STAMP = "collected"
+# The processes that this one has started.
+_children: set[int] = set()
 _LEFTOVERS = (("snapshots", "drafts"), ("snapshots", "trash"), ("content", "ingest"))
 
 
@@ -28,6 +30,7 @@ def collect_afterwards(root: str, config: str | None, env: Mapping[str, str]) ->
 
     A build is what it is, whether this works or not.
     """
+    _reap()
     with suppress(OSError, StagewrightError):
         if _is_due(root):
             from stagewright.config import load
@@ -76,15 +79,25 @@ def _start(root: str, config: str | None) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         # Out of the session, so that a terminal that is closed or Ctrl-C do not end it.
-        os.posix_spawn(
+        child = os.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-c", code, root, *([] if config is None else [config])],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1, 2)],
             setsid=True,
         )
+        _children.add(child)
     finally:
         os.close(nowhere)
+
+
+def _reap() -> None:
+    """Take leave of collections that have ended: a program that calls the library may live long."""
+    for child in tuple(_children):
+        with suppress(ChildProcessError):
+            if not os.waitpid(child, os.WNOHANG)[0]:
+                continue
+        _children.discard(child)
 
 
 def main() -> None:

@@ -129,6 +129,8 @@ def build(
     The files that the build leaves and the image's config are searched for the values of `secrets`. `secret_leak` says
     what comes of a find: "fail" raises SecretLeakError, "warn" reports a warning, "off" searches nothing.
 
+    When the build has ended, garbage may be collected by a process of its own, as the configuration says.
+
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
     """

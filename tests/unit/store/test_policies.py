@@ -250,3 +250,14 @@ def test_the_collection_itself(world: World) -> None:
     assert world.snapshot_ids() == []
     assert world.store.check().problems == ()
     assert (world.root / "collected").exists()
+
+
+def test_a_collection_is_started_and_taken_leave_of(world: World) -> None:
+    _ = world.state.snapshots
+    (world.root / "snapshots" / "drafts" / "left").mkdir()
+    afterwards.collect_afterwards(str(world.root), str(world.config), dict(os.environ))
+    (child,) = afterwards._children
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert list((world.root / "snapshots" / "drafts").iterdir()) == []
+    afterwards.collect_afterwards(str(world.root), str(world.config), dict(os.environ))
+    assert afterwards._children == set()
