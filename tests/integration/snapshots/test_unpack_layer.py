@@ -299,7 +299,10 @@ HOSTILE = {
     "climbing name in the middle": ([regular("a/../../evil", b"x")], "leads out"),
     "climbing directory": ([directory("../evil")], "leads out"),
     "absolute name": ([regular("/tmp/evil", b"x")], "archive member '/tmp/evil' has an absolute name"),
-    "absolute name of another nix": ([regular("/nixes/evil", b"x")], "archive member '/nixes/evil' has an absolute name"),
+    "absolute name of another nix": (
+        [regular("/nixes/evil", b"x")],
+        "archive member '/nixes/evil' has an absolute name",
+    ),
     "absolute name through nix": ([regular("/nix/../../evil", b"x")], "leads out"),
     "through an absolute link": ([symlink("l", "OUTSIDE"), regular("l/evil", b"x")], "link out"),
     "through a climbing link": ([symlink("l", "../../.."), regular("l/evil", b"x")], "link out"),
