@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,10 +116,24 @@ class Stagewright:
 def runner(root: Path, config: Path, build_flags: tuple[str, ...] = ()) -> Iterator[Stagewright]:
     """A command line whose state directory is removed at the end, which no mount of a build may outlive."""
     yield Stagewright(root, config, build_flags)
+    while is_collected(root):
+        time.sleep(0.05)
     left = mounts_below(root)
     if not left:
         output_of(*as_root("rm", "-rf", root))
     assert left == [], "a build left mounts behind"
+
+
+def is_collected(root: Path) -> bool:
+    """Whether a process that a build has started collects the garbage of a state directory."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # It has ended, or is somebody else's.
+        if os.fsencode(root) in words and any(b"afterwards.main()" in word for word in words):
+            return True
+    return False
 
 
 def read_events(text: str) -> dict[str, Vertex]:
