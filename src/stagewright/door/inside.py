@@ -100,7 +100,10 @@ def _serve(channel: socket.socket, function: str, arguments: tuple[object, ...])
 
     def sink(event: Event) -> None:
         with sending:
-            wire.send(channel, wire.EVENT, event)
+            try:
+                wire.send(channel, wire.EVENT, event)
+            except OSError:
+                cancel.set()  # As where `_listen` finds the outer side dead.
 
     module, _, name = function.partition(":")
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import Stagewright, StandinImages, runner
 from workbench import Workbench
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.fixture
@@ -36,3 +39,12 @@ def bench(builder: Stagewright, tmp_path: Path) -> Workbench:
     context = tmp_path / "context"
     context.mkdir()
     return Workbench(builder, context)
+
+
+@pytest.fixture
+def orphans() -> Iterator[None]:
+    """While it lasts, processes whose parents have died become this process's children."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    yield
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0

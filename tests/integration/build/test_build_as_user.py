@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import Image, Stagewright, as_root
 from images_world import Layer, image_of
 from registry_servers import ScriptedServer
-from workbench import Workbench, wait_for
+from workbench import Workbench, wait_for, wait_for_children
 
 pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="about users who are not root")
 
-PR_SET_CHILD_SUBREAPER = 36
-END_TIMEOUT_S = 60.0
 STEPS = """
     FROM busybox
     RUN echo first; echo one > /one && chown 33:34 /one
     COPY --chown=5:6 file /
     RUN echo second
 """
-
-
-@pytest.fixture
-def orphans() -> Iterator[None]:
-    """While it lasts, processes whose parents have died become this process's children."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    yield
-    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
-
-
-def wait_for_children() -> None:
-    """Return once this process has no children; fails the test where one does not end."""
-    while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        process = os.pidfd_open(int(children[0]))
-        ended = select.select([process], [], [], END_TIMEOUT_S)[0]
-        os.close(process)
-        assert ended, f"still there: {Path(f'/proc/{children[0]}/cmdline').read_bytes()!r}"
-        os.waitpid(int(children[0]), 0)
 
 
 def strangers_files(folder: Path, *but: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +12,8 @@ from pathlib import Path
 from textwrap import dedent
 
 from harness import Build, Files, Stagewright
+
+END_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +78,13 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
         if line.endswith(f"{text}\n"):
             return
     raise AssertionError(f"the build ended without {text!r}:\n{''.join(seen)}")
+
+
+def wait_for_children() -> None:
+    """Return once this process has no children; fails the test where one does not end."""
+    while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        process = os.pidfd_open(int(children[0]))
+        ended = select.select([process], [], [], END_TIMEOUT_S)[0]
+        os.close(process)
+        assert ended, f"still there: {Path(f'/proc/{children[0]}/cmdline').read_bytes()!r}"
+        os.waitpid(int(children[0]), 0)
