@@ -40,6 +40,14 @@ def processes_with(text: str) -> list[int]:
     return found
 
 
+def wait_until_gone(processes: list[int]) -> None:
+    """Wait for the ends of processes (pidfds), which are closed."""
+    for process in processes:
+        ready, _, _ = select.select([process], [], [], 60)
+        os.close(process)
+        assert ready
+
+
 def mounts() -> list[str]:
     """The mounts that have to do with the tests or their subject; other programs of the machine mount and unmount."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
@@ -99,14 +107,18 @@ def is_ours(pid: str, box: Box) -> bool:
 def test_a_launcher_that_is_killed(box: Box, marker: str, tmp_path: Path) -> None:
     runtime = NativeRuntime()
     other = Box(runtime, box.lower, tmp_path)
+    running: list[int] = []
 
     def on_output(_stream: int, _data: bytes) -> None:
         launcher = runtime._launcher.get()
+        running.extend(os.pidfd_open(pid) for pid in processes_with(marker))
         os.kill(launcher._pid, signal.SIGKILL)
         os.waitid(os.P_PID, launcher._pid, os.WEXITED | os.WNOWAIT)
 
     with pytest.raises(SandboxError, match=r"^the launcher of steps has died$"):
-        other.sh(f"echo up; sleep {marker}", on_output=on_output)
+        other.run("sh", "-c", "echo up; exec sleep $0", marker, on_output=on_output)
+    # The kernel ends what ran in its namespace a moment later.
+    wait_until_gone(running)
     assert processes_with(marker) == []
     # Its inner half may go a moment later.
     with pytest.raises(SandboxError, match=r"^the launcher of steps has (died|gone: Broken pipe)$"):
@@ -205,10 +217,7 @@ def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str) 
         running = [os.pidfd_open(pid) for pid in [*processes_with(marker), *descendants(builder.pid)]]
         assert len(running) > 2
         builder.send_signal(signal.SIGKILL)
-    for pidfd in running:
-        ready, _, _ = select.select([pidfd], [], [], 60)
-        os.close(pidfd)
-        assert ready
+    wait_until_gone(running)
     assert processes_with(marker) == []
     assert (mounts(), places_of_bundles(), groups_of_steps()) == before
 
