@@ -18,6 +18,7 @@ make_test_user() {
     grep -q "^$test_user:" /etc/subgid || usermod --add-subgids 524288-589823 "$test_user"
     home=$(getent passwd "$test_user" | cut -d: -f6)
     checkout=$home/checkout
+    touch "$home/started"
 }
 
 # Lets all users open the devices that Debian's udev lets them open; a machine without udev may not.
@@ -79,7 +80,9 @@ check_nothing_is_left() {
     last=$((first + $(echo "$range" | cut -d: -f3) - 1))
     left=$(ps -e -o uid=,pid=,args= | awk -v uid="$uid" -v first="$first" -v last="$last" \
         '$1 == uid || ($1 >= first && $1 <= last)')
-    left="$left$(find /tmp /var/tmp /dev/shm /run "$home" -xdev -uid +$((first - 1)) -uid -$((last + 1)) 2>/dev/null)"
+    # An earlier user, whose tests were killed, may have had the same ids.
+    left="$left$(find /tmp /var/tmp /dev/shm /run "$home" -xdev -uid +$((first - 1)) -uid -$((last + 1)) \
+        -cnewer "$home/started" 2>/dev/null)"
     [ -z "$left" ] || say "left behind by the tests:
 $left"
     [ -z "$left" ]

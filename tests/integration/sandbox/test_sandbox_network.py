@@ -48,9 +48,11 @@ def own(request: pytest.FixtureRequest, lower: Path, tmp_path: Path, only: Calla
     kind, program = request.param
     runc = shutil.which("runc")
     only(program)
-    made: Runtime = OciRuntime(runc or "runc", notify=pytest.fail)
+    made: Runtime
     if kind == "native":
         made = NativeRuntime(notify=pytest.fail)
+    else:
+        made = OciRuntime(runc or "runc", notify=pytest.fail)
     yield Box(made, lower, tmp_path)
     made.close()
 
