@@ -75,8 +75,9 @@ def export_mounts(
     whole = replace(place, attrs={**place.attrs, "mounts": "true"})
     with _state(root) as state, _caches(state, config, env, sink, cancel, cache_to=[whole]) as caches:
         known = {identity for identity, _, _ in state.cache_mounts.rows()}
-        _check_found(matching(ids, known))
-        wanted = {name for names in matching(ids, known).values() for name in names}
+        found = matching(ids, known)
+        _check_found(found)
+        wanted = {name for names in found.values() for name in names}
         caches.export_mounts(wanted or {identity for identity in known if travels(identity)})
 
 
