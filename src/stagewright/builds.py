@@ -30,9 +30,9 @@ class History:
         return [view.summary(build) for build in self._archive.list()]
 
     def inspect(self, number: int | None = None) -> dict[str, Any]:
-        """A build with its steps: keys and what they are made of, times, outcomes."""
+        """A build with its steps: keys and what they are made of, times, sizes, outcomes."""
         build, steps = self._load(number)
-        return view.details(build, steps, self._archive.run(build))
+        return view.details(build, steps, self._archive.run(build), self._archive.sizes())
 
     def explain(self, number: int | None = None) -> dict[str, Any]:
         """Why the steps of a build ran."""
@@ -64,7 +64,7 @@ class History:
         return {
             "stagewright_build_record": 1,
             "exported": time.time(),
-            **view.details(build, steps, run),
+            **view.details(build, steps, run, self._archive.sizes()),
             "explanation": view.explanation(build, steps, run),
             "dockerfile": graph.get("dockerfile"),
             "logs": {steps[index].digest: log for index, log in run.logs.items()},

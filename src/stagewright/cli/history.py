@@ -12,6 +12,7 @@ from stagewright.cli.flags import CommandParser, suggest
 from stagewright.cli.output import format_age, print_json, print_json_lines, print_table
 from stagewright.cli.values import one_of
 from stagewright.errors import UsageError
+from stagewright.progress.text import format_bytes
 
 ACTIONS = ("ls", "inspect", "logs", "rm", "export")
 
@@ -106,12 +107,13 @@ def _inspect(options: argparse.Namespace, number: int | None) -> int:
         (
             step["state"],
             f"{step['seconds']:.1f}s" if "seconds" in step else "",
+            format_bytes(step["size"]) if "size" in step else "",
             (step["key"] or "")[:14],
             step["name"].replace("\n", " "),
         )
         for step in build["steps"]
     ]
-    print_table(("STATE", "TIME", "KEY", "STEP"), rows)
+    print_table(("STATE", "TIME", "SIZE", "KEY", "STEP"), rows)
     return 0
 
 

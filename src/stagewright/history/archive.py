@@ -195,6 +195,17 @@ class Archive:
         """The steps of a graph, as they were given."""
         return _unpacked(_read(self._graphs / name)) if name else None
 
+    def sizes(self) -> dict[str, int]:
+        """How many bytes of files steps made when they ran, by their keys; of one that ran again, the last time."""
+        found: dict[str, int] = {}
+        for build in self.list():
+            sizes = {index: ran["size"] for index, ran in self.run(build).steps.items() if "size" in ran}
+            steps = (self.graph(build.graph) or {}).get("steps", ()) if sizes else ()
+            for index, size in sizes.items():
+                if index < len(steps) and (key := steps[index].get("canonical")):
+                    found.setdefault(key, size)
+        return found
+
     def files(self, digest: str) -> bytes:
         """The files behind a content digest; b"" where they are not known."""
         return _read(self._files / digest)

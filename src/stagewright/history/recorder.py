@@ -298,6 +298,8 @@ class Recorder:
             result = node.result
             if result is not None and state == "ran":
                 entry["snapshot"] = result.snapshot
+                if result.size is not None:
+                    entry["size"] = result.size
                 if not result.exact:
                     entry["exact"] = False
             reason = self._explainer.reasons.get(index) if self._explainer is not None else None

@@ -16,16 +16,25 @@ def summary(build: Build) -> dict[str, Any]:
     return {name: getattr(build, name) for name in build.__slots__ if name not in _NOT_SHOWN}
 
 
-def details(build: Build, steps: Sequence[Step], run: Run) -> dict[str, Any]:
-    """A build with its steps: their keys, what those are made of, and what became of them."""
+def details(build: Build, steps: Sequence[Step], run: Run, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A build with its steps: their keys, what those are made of, what became of them, and how many bytes of files.
+
+    `sizes` are those of steps that were cached, by their keys (see `Archive.sizes`).
+    """
     return {
         **summary(build),
-        "steps": [_step(index, step, steps, run.steps.get(index)) for index, step in enumerate(steps)],
+        "steps": [_step(index, step, steps, run.steps.get(index), sizes) for index, step in enumerate(steps)],
     }
 
 
-def _step(index: int, step: Step, steps: Sequence[Step], ran: Mapping[str, Any] | None) -> dict[str, Any]:
-    outcome = {"state": "cached"} if ran is None else {name: value for name, value in ran.items() if name != "reason"}
+def _step(
+    index: int, step: Step, steps: Sequence[Step], ran: Mapping[str, Any] | None, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    if ran is None:
+        size = sizes.get(step.canonical or "")
+        outcome: dict[str, Any] = {"state": "cached", **({} if size is None else {"size": size})}
+    else:
+        outcome = {name: value for name, value in ran.items() if name != "reason"}
     return {
         "index": index,
         "name": step.name,

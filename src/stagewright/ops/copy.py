@@ -78,6 +78,8 @@ class Copier:
         self._links: dict[tuple[int, int], str] = {}
         # The open folders of the layer.
         self._handles: set[int] = set()
+        # The bytes of the files that were made; another name of one is none of its own.
+        self.size = 0
 
     def copy_file(self, entry: Entry, path: str) -> None:
         """Copy what is no folder to the resolved path `path`, whose folder exists in the layer.
@@ -222,6 +224,7 @@ class Copier:
             if known != path:
                 os.link(known, name, src_dir_fd=self._target.layer, dst_dir_fd=folder, follow_symlinks=False)
                 return True
+        self.size += info.st_size
         if self._sharer is not None and self._link(self._sharer, entry, folder, name, path):
             return True
         if info.st_nlink > 1:

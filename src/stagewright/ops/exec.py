@@ -23,6 +23,7 @@ from stagewright.redaction import redact_text
 from stagewright.sandbox import spec
 from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
+from stagewright.snapshots.tree import content_size
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
 
@@ -76,7 +77,7 @@ class ExecRunner:
                 raise CanceledError
             raise self._failure(vertex, op, outcome, tail)
         if self._worker.leaks is None:
-            return Result(snapshots.commit(draft))
+            return self._made(snapshots.commit(draft))
         try:
             snapshots.settle(draft)
             searched = self._worker.leaks.search_step(vertex, draft.fs)
@@ -85,7 +86,10 @@ class ExecRunner:
             raise
         snapshot = snapshots.commit(draft)
         self._worker.leaks.remember(snapshot, searched)
-        return Result(snapshot)
+        return self._made(snapshot)
+
+    def _made(self, snapshot: int) -> Result:
+        return Result(snapshot, size=content_size(self._worker.snapshots.folder(snapshot)))
 
     def _run_step(
         self, op: ExecOp, inputs: tuple[Result, ...], draft: Draft, reporter: Reporter, stack: ExitStack

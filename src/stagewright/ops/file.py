@@ -25,6 +25,7 @@ from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
 from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
+from stagewright.snapshots.tree import content_size
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
 
@@ -85,6 +86,7 @@ class FileRunner:
             unpacks = any(isinstance(action, CopyAction) and action.unpack for action in op.actions)
             # What unpacks may write to files that are there; a file that other snapshots have may not be written to.
             sharing = None if unpacks else self._sharing(draft, op, inputs)
+            size = 0
             with self._target(draft, _mtime(op), through_overlay=unpacks) as target:
                 for action in op.actions:
                     self._worker.check_canceled()
@@ -92,9 +94,10 @@ class FileRunner:
                         target.make_dirs(target.resolve(action.path), self._owner(target, action.owner), action.mode)
                     elif isinstance(action, MkfileAction):
                         self._make_file(target, action)
+                        size += len(action.data)
                     else:
                         sharer = sharing.sharer(action.input) if sharing else None
-                        self._copy(target, action, inputs[action.input], sharer)
+                        size += self._copy(target, action, inputs[action.input], sharer)
                 target.restore_times()
             exact = self._is_unchanged(vertex, inputs)
         except BaseException:
@@ -105,7 +108,7 @@ class FileRunner:
             reporter.warn("the build context has changed since the build began: this step is not kept in the cache")
         elif sharing:
             sharing.note(snapshot)
-        return Result(snapshot, exact=exact)
+        return Result(snapshot, exact=exact, size=content_size(snapshots.folder(snapshot)) if unpacks else size)
 
     def _is_unchanged(self, vertex: Vertex, inputs: tuple[Result, ...]) -> bool:
         """Whether the contexts are still what the key was made of: a copy of another state is no result for it."""
@@ -183,7 +186,9 @@ class FileRunner:
         if action.mtime is not None:
             os.utime(path, (action.mtime, action.mtime), dir_fd=target.layer)
 
-    def _copy(self, target: Target, action: CopyAction, source: Result, sharer: Sharer | None) -> None:
+    def _copy(self, target: Target, action: CopyAction, source: Result, sharer: Sharer | None) -> int:
+        """Copy what the action names; answers the bytes of the files, without those that were unpacked."""
+        size = 0
         owner = self._owner(target, action.owner)
         mode = partial(apply_mode, action.mode) if action.mode else None
         with self._tree(source) as whole, whole.at_hand() as tree:
@@ -202,6 +207,8 @@ class FileRunner:
                     sharer,
                 )
                 self._copy_selected(target, copier, selected, action, owner)
+                size += copier.size
+        return size
 
     def _copy_selected(
         self, target: Target, copier: Copier, selected: Selected, action: CopyAction, owner: tuple[int, int] | None

@@ -26,4 +26,5 @@ class MergeRunner:
         for source in inputs[1:]:
             for layer in snapshots.layers(source.snapshot):
                 merged = snapshots.graft(layer, merged)
-        return Result(merged)
+        sizes = [source.size for source in inputs[1:] if source.size is not None]
+        return Result(merged, size=sum(sizes) if len(sizes) == len(inputs) - 1 else None)

@@ -7,6 +7,7 @@ from stagewright.graph.vertex import Vertex
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
+from stagewright.snapshots.tree import content_size
 
 IMAGE = "docker-image://"
 LOCAL = "local://"
@@ -33,6 +34,8 @@ class SourceRunner:
             self._worker.context(name).digests.on_read = reporter.row("transferring context:").update
             return Result(context=name)
         if not identifier.startswith(IMAGE):
-            return Result(self._worker.remotes.snapshot(vertex, reporter))
-        digest = identifier.rpartition("@")[2]
-        return Result(self._worker.images.snapshot(digest, reporter, self._worker.cancel))
+            snapshot: int | None = self._worker.remotes.snapshot(vertex, reporter)
+        else:
+            digest = identifier.rpartition("@")[2]
+            snapshot = self._worker.images.snapshot(digest, reporter, self._worker.cancel)
+        return Result(snapshot, size=sum(map(content_size, self._worker.snapshots.lowers(snapshot))))

@@ -51,6 +51,24 @@ def tree_size(folder: str) -> int:
     return round(total)
 
 
+def content_size(folder: str) -> int:
+    """The bytes of the files in a layer's folder as an image has them; a file with several names counts once."""
+    total = 0
+    counted: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        for path, info in _infos(pending.pop()):
+            if stat.S_ISDIR(info.st_mode):
+                pending.append(path)
+            elif stat.S_ISREG(info.st_mode):
+                if info.st_nlink > 1:
+                    if (info.st_dev, info.st_ino) in counted:
+                        continue
+                    counted.add((info.st_dev, info.st_ino))
+                total += info.st_size
+    return total
+
+
 def _infos(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     """What is in a folder, as far as it stays there long enough."""
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,39 @@ def test_a_build_is_shown_with_its_keys_and_what_they_are_made_of(
     text = history("inspect")
     assert "args:           B=2\n" in text
     assert "ran" in text and "[2/3] COPY one /" in text
+
+
+def test_the_sizes_of_what_steps_made(bench: Workbench, history: Callable[..., str]) -> None:
+    bench.dockerfile("""
+        FROM busybox AS made
+        RUN dd if=/dev/zero of=/a bs=1000 count=3 2>&- && ln /a /b && ln -s /a /c
+        FROM scratch
+        COPY --from=made /a /b /to/
+        COPY --link one /
+        COPY <<END /text
+        hello
+        END
+        ADD archive.tar /
+        RUN --mount=from=made,target=/bin,source=/bin [ "/bin/true" ]
+        RUN --mount=from=made,target=/bin,source=/bin [ "/bin/false" ]
+    """)
+    bench.write("one", "12345")
+    with tarfile.open(bench.context / "archive.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("folder/empty"))
+        archive.add(bench.context / "one", "five")
+    expected = {"RUN dd": 3000, "--from=made": 6000, "--link": 5, "<<END": 6, "ADD": 5, "true": 0, "false": None}
+
+    def sizes() -> dict[str, int | None]:
+        steps = json.loads(history("inspect", "--format=json"))["steps"]
+        assert any(step["size"] > 100_000 for step in steps if step["name"].startswith("[made 1/2] FROM"))
+        return {part: step.get("size") for part in expected for step in steps if part in step["name"]}
+
+    bench.fail()
+    assert sizes() == expected
+    assert re.search(r"\n(ran +\d+\.\ds +)3\.00kB +\S+ +\[made 2/2\] RUN dd", history("inspect"))
+    # What came from the cache has the size that it had when it was made.
+    bench.fail()
+    assert sizes() == expected
 
 
 def test_logs_come_back_as_they_were_printed(bench: Workbench, history: Callable[..., str]) -> None:
