@@ -142,7 +142,8 @@ def _add_results(parser: CommandParser) -> None:
         "--cache-to",
         metavar="SPEC",
         help="export the cache: type=registry,ref=NAME, type=local,dest=FOLDER, type=inline, type=s3 or type=gha;"
-        " mode=max for all stages, mounts=true or mount=ID for cache mounts, ignore-error=true",
+        " mode=max for all stages, mounts=true or mount=ID for cache mounts; what fails is a warning, but an error with"
+        " ignore-error=false",
     )
     parser.repeatable("--label", metavar="NAME=VALUE", help="set a label of the image")
     parser.repeatable("--annotation", metavar="NAME=VALUE", help="set an annotation of the manifest")

@@ -133,7 +133,7 @@ class BuildCaches:
         return make
 
     def export(self, built: Built) -> None:
-        """Export all but what is in an image. Raises StagewrightError where that fails and was not to be ignored."""
+        """Export all but what is in an image; what fails is a warning, or raised where that was asked for."""
         for spec in self._exports:
             if isinstance(spec.place, InlinePlace):
                 continue
@@ -145,7 +145,7 @@ class BuildCaches:
                 except StagewrightError as error:
                     if not spec.ignores_errors:
                         error.put_before(f"the cache could not be exported to {spec.place}")
-                        error.hint = error.hint or "what else was asked for is made; ignore-error=true only warns"
+                        error.hint = error.hint or "all outputs are made; without ignore-error=false it only warns"
                         raise
                     detail = (error.hint,) if error.hint else ()
                     reporter.warn(f"the cache is not exported to {spec.place}: {error.message}", detail=detail)

@@ -89,7 +89,8 @@ class ExportSpec:
     """One `--cache-to`.
 
     `is_max`: of all steps, not just of those whose layers are in the image. `as_image`: as a manifest, not an index.
-    With `used_mounts` go the cache mounts that the build used, or with `mounts` those of these IDs.
+    `ignores_errors`: what goes wrong is a warning. With `used_mounts` go the cache mounts that the build used, or with
+    `mounts` those of these IDs.
     """
 
     place: Place
@@ -98,7 +99,7 @@ class ExportSpec:
     force_compression: bool = False
     oci_mediatypes: bool = True
     as_image: bool = True
-    ignores_errors: bool = False
+    ignores_errors: bool = True
     used_mounts: bool = False
     mounts: tuple[str, ...] = ()
 
@@ -115,7 +116,8 @@ def parse_export(cache: Cache, env: Mapping[str, str]) -> ExportSpec:
     }
     place = _make(cache, makers, TO)
     is_max = attrs.choice("mode", "min", "max") == "max"
-    ignores_errors = attrs.flag("ignore-error", False)
+    # BuildKit's default is false: but outputs were made by then, and whoever waits for them has no use for a failure.
+    ignores_errors = attrs.flag("ignore-error", True)
     used_mounts = attrs.flag("mounts", bool(cache.mounts))
     if cache.mounts and not used_mounts:
         raise UsageError(f"{TO} type={cache.type}: mounts=false and mount=ID exclude each other")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import Build, Stagewright, StandinImages, runner
+from registry_servers import Handler, Script, ScriptedServer
 from workbench import Workbench
 
 APP = """
@@ -245,15 +246,40 @@ def test_what_was_imported_and_never_fetched_is_no_result_for_a_later_build(benc
     assert snapshots_on_disk(other.stagewright) == 0
 
 
-def test_an_export_that_fails(bench: Workbench) -> None:
+def test_an_export_that_fails_is_a_warning(bench: Workbench) -> None:
     app(bench)
     archive = bench.scratch / "app.tar"
     nowhere = "type=registry,ref=127.0.0.1:9/no/cache"
-    output = bench.fail("-o", f"type=oci,dest={archive}", "--cache-to", nowhere)
+    build = bench.build("-o", f"type=oci,dest={archive}", "--cache-to", nowhere)
+    assert "the cache is not exported to 127.0.0.1:9/no/cache" in warnings(build)
+    archive.unlink()
+    output = bench.fail("-o", f"type=oci,dest={archive}", "--cache-to", f"{nowhere},ignore-error=false")
     assert "the cache could not be exported to 127.0.0.1:9/no/cache" in output
     assert archive.exists()
-    build = bench.build("--cache-to", f"{nowhere},ignore-error=true")
-    assert "the cache is not exported to 127.0.0.1:9/no/cache" in warnings(build)
+
+
+def refuse(handler: Handler) -> None:
+    handler.reply(403, b'{"errors":[{"code":"DENIED","message":"not yours"}]}')
+
+
+@pytest.mark.parametrize(("script", "said"), [(refuse, "not yours"), (Handler.cut, "")])
+def test_an_export_to_a_registry_that_refuses_or_dies(
+    bench: Workbench, server: ScriptedServer, script: Script, said: str
+) -> None:
+    def begin(handler: Handler) -> None:
+        handler.reply(202, Location=handler.path + "one")
+
+    server.on("POST /v2/cache/blobs/uploads/", begin)
+    server.on("PATCH /v2/cache/blobs/uploads/one", script)
+    server.on("PUT /v2/cache/blobs/uploads/one", script)
+    place = f"type=registry,ref={server.address}/cache"
+    told = warnings(app(bench).build("--cache-to", place))
+    assert f"the cache is not exported to {server.address}/cache:latest" in told
+    assert said in told
+    assert server.asked("PUT") or server.asked("PATCH")
+    output = bench.fail("--cache-to", f"{place},ignore-error=false")
+    assert f"the cache could not be exported to {server.address}/cache:latest" in output
+    assert said in output
 
 
 def test_a_run_without_the_cache_is_exported_under_names_that_others_know(bench: Workbench, other: Workbench) -> None:

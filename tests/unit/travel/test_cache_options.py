@@ -39,22 +39,22 @@ def test_all_options_of_an_export() -> None:
     spec = parse_export(
         parse_cache(
             "type=registry,ref=r.io/c,mode=max,image-manifest=false,oci-mediatypes=false,compression=zstd,"
-            "compression-level=7,force-compression=true,ignore-error=true,mount=a,mount=b",
+            "compression-level=7,force-compression=true,ignore-error=false,mount=a,mount=b",
             "--cache-to",
         ),
         {},
     )
     assert isinstance(spec.place, RegistryPlace)
-    assert spec.is_max and spec.force_compression and spec.ignores_errors and spec.used_mounts
+    assert spec.is_max and spec.force_compression and spec.used_mounts and not spec.ignores_errors
     assert not spec.as_image and not spec.oci_mediatypes
     assert spec.compression == Compression("zstd", 7)
     assert spec.mounts == ("a", "b")
 
 
-def test_defaults_are_buildkits() -> None:
+def test_defaults_are_buildkits_but_that_failures_are_warnings() -> None:
     spec = parse_export(Cache("local", {"dest": "out"}), {})
     assert spec.place == LocalPlace("out", "latest")
-    assert (spec.is_max, spec.as_image, spec.oci_mediatypes, spec.ignores_errors) == (False, True, True, False)
+    assert (spec.is_max, spec.as_image, spec.oci_mediatypes, spec.ignores_errors) == (False, True, True, True)
     assert spec.compression == Compression("gzip")
     assert not spec.used_mounts
     # Docker's media types know no image that is a cache.
