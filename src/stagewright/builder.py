@@ -19,6 +19,7 @@ from stagewright.config import Config
 from stagewright.config import load as load_config
 from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
 from stagewright.dockerfile.ignore import Matcher, read_patterns
+from stagewright.elsewhere import Elsewhere
 from stagewright.errors import LostLayerError, NotFoundError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
@@ -40,7 +41,6 @@ from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.records import replace
 from stagewright.registry.dockerconfig import proxy_arguments
-from stagewright.snapshots.layers import LayerBlobs
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource
 from stagewright.sources.local import LocalContexts
@@ -49,16 +49,14 @@ from stagewright.sources.ssh import SshAgents
 from stagewright.state import State
 
 if TYPE_CHECKING:
-    from stagewright.content.remote import RemoteBlobs
     from stagewright.leaks.guard import LeakGuard
     from stagewright.registry.client import RegistryClient
     from stagewright.registry.http import HttpClient
     from stagewright.sandbox.spec import Runtime
-    from stagewright.snapshots.lazy import LazyLayers
     from stagewright.snapshots.selection import Choice
     from stagewright.sources.git import GitSource
     from stagewright.sources.http import HttpSource
-    from stagewright.travel.caches import BuildCaches, Built
+    from stagewright.travel.caches import Built
 
 _CANCEL_CHECK_S = 0.1
 
@@ -66,7 +64,8 @@ _CANCEL_CHECK_S = 0.1
 class Builder:
     """Runs one build. `secrets` are values by ID, `env` is the process's environment.
 
-    `cancel` stops the build when set, from any thread. `recorder` takes it down.
+    `cancel` stops the build when set, from any thread. `recorder` takes it down. With `only_here` results whose files
+    are not in the store are none.
     """
 
     def __init__(
@@ -77,6 +76,8 @@ class Builder:
         cancel: threading.Event,
         env: Mapping[str, str],
         recorder: Recorder | None = None,
+        *,
+        only_here: bool = False,
     ) -> None:
         self._options = options
         self._recorder = recorder
@@ -96,12 +97,26 @@ class Builder:
         self._closed = threading.Event()
         self._watchers: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self.platform = host_platform() if options.platform is None else parse_platform(options.platform)
+        self._elsewhere = Elsewhere(
+            options,
+            env,
+            self.state,
+            self.platform,
+            self.client,
+            self._http_client,
+            self._vertex,
+            emitter,
+            cancel,
+            only_here=only_here,
+        )
         self.images = ImageSource(
             self.client,
             self.state.blobs,
             self.state.snapshots,
             self.state.images,
             self.state.db,
+            lambda: self._elsewhere.left,
             ttl_s=self.config.resolve_ttl_s,
             offline=options.offline,
             pull=options.pull,
@@ -110,13 +125,10 @@ class Builder:
         self.remotes = RemoteSources(self._http_source, self._git_source)
         snapshots = self.state.snapshots
         self._definition = DefinitionReader(options, self._vertex, self._solve, snapshots, self.remotes, cancel)
-        self.platform = host_platform() if options.platform is None else parse_platform(options.platform)
-        self._caches = self._make_caches() if options.cache_from or options.cache_to else None
+        self._caches = self._elsewhere.caches(lambda: self.bases.names)
         if self._caches is not None and options.cache_from:
             self.state.cache_mounts.seed = self._caches.mounts.seed
         self._built: Solver | None = None
-        self.state.keys.obtainable = lambda snapshot: self._lazy.obtainable(snapshot)
-        self.state.snapshots.fill = lambda snapshot: self._lazy.fill(snapshot)
 
     def prepare(self) -> Definition:
         """Keep the store from being collected, and read what the build is given. Raises StagewrightError."""
@@ -185,7 +197,7 @@ class Builder:
         )
         jobs = self._options.jobs or self.config.jobs
         locks = self.state.locks
-        keys = self.state.keys if self._caches is None else self._caches.keys(self._lazy)
+        keys = self.state.keys if self._caches is None else self._caches.keys(self._elsewhere.lazy)
         run, resolve = runners(worker), self.remotes.resolve
         solver = Solver(run, keys, locks, self._emitter, self._cancel, jobs, resolve, dry=dry)
         if recorder is not None:
@@ -193,48 +205,12 @@ class Builder:
             solver.why_missed = recorder.why_missed
         return solver
 
-    def _make_caches(self) -> BuildCaches:
-        from stagewright.travel.caches import BuildCaches
-
-        return BuildCaches(
-            self._options,
-            self._env,
-            self.state,
-            self.client,
-            self._http_client,
-            self.platform,
-            self._remote,
-            lambda: self.bases.names,
-            self._vertex,
-            self._emitter,
-            self._cancel,
-        )
-
-    @cached_property
-    def _remote(self) -> RemoteBlobs:
-        from stagewright.content.remote import RemoteBlobs
-
-        return RemoteBlobs(self.state.blobs)
-
-    @cached_property
-    def _lazy(self) -> LazyLayers:
-        from stagewright.snapshots.lazy import LazyLayers
-
-        state = self.state
-        return LazyLayers(state.snapshots, self._layer_blobs(), state.blobs, self._remote, self._vertex, self._cancel)
-
-    def _layer_blobs(self) -> LayerBlobs:
-        state = self.state
-        remote = self._remote if self._caches else None
-        again = partial(self.images.fetch_again, cancel=self._cancel)
-        return LayerBlobs(state.snapshots, state.blobs, state.db, remote, again)
-
     @cached_property
     def _leaks(self) -> LeakGuard:
         from stagewright.leaks.guard import LeakGuard
 
         options, state = self._options, self.state
-        layers = self._layer_blobs()
+        layers = self._elsewhere.layer_blobs(self.images)
         return LeakGuard(options, self._secrets, state.snapshots, layers, state.db, self._emitter, self._cancel)
 
     def export(self, plan: Plan, result: Result, exporters: Sequence[Exporter]) -> list[Exported | None]:
@@ -243,13 +219,14 @@ class Builder:
         services = Services(
             snapshots=state.snapshots,
             blobs=state.blobs,
-            layers=self._layer_blobs(),
+            layers=self._elsewhere.layer_blobs(self.images),
             images=state.images,
             config=self.config,
             env=self._env,
             client=self.client,
             cancel=self._cancel,
-            remote=self._remote if self._caches else None,
+            places=state.places,
+            remote=lambda: self._elsewhere.remote,
         )
         layers = state.snapshots.layers(result.snapshot)
         exported = ExportResult(
@@ -478,9 +455,11 @@ def _build(
     env: Mapping[str, str],
     exporters: Sequence[Exporter],
     recorder: Recorder,
+    *,
+    only_here: bool = False,
 ) -> BuildResult:
     with ExitStack() as stack:
-        builder = Builder(options, secrets, emitter, cancel, env, recorder)
+        builder = Builder(options, secrets, emitter, cancel, env, recorder, only_here=only_here)
         stack.callback(builder.close)
         with recorder.recording(builder.state.history, emitter.masks):
             plan, result = builder.build()
@@ -508,11 +487,10 @@ def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, 
     exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
     recorder = Recorder(options, env, sink)
     with confidential(options, env, recorder) as (secrets, emitter):
-        if not options.cache_from:
-            return _build(options, secrets, emitter, cancel, env, exporters, recorder)
         try:
             return _build(options, secrets, emitter, LinkedEvent(cancel), env, exporters, recorder)
         except LostLayerError as lost:
-            # What was found in the caches is a miss now; what was built by then is in the store.
+            # What has its files elsewhere is a miss now; what was built by then is in the store.
             emitter(WarningEvent("", f"the build begins anew without imported caches: {lost.message}"))
-            return _build(replace(options, cache_from=()), secrets, emitter, cancel, env, exporters, recorder)
+            without = replace(options, cache_from=())
+            return _build(without, secrets, emitter, cancel, env, exporters, recorder, only_here=True)

@@ -140,6 +140,7 @@ class Collector:
             if digest not in needed:
                 self._state.blobs.delete(digest)
                 removed.add(UsageRow("blob", digest, size, None, None, False, ""))
+        self._state.places.keep(images.blobs)
         self._remove_unnamed_mounts(removed)
 
     def _layer_blobs(self) -> set[str]:

@@ -50,6 +50,13 @@ def redact_url(url: str) -> str:
     return scheme + _SECRET_PARAMETERS.sub(rf"\g<1>{MASK}", rest)
 
 
+def without_login(url: str) -> str:
+    """The URL without its user information."""
+    scheme, separator, rest = url.partition("://")
+    end = min((at for mark in "/?#" if (at := rest.find(mark)) >= 0), default=len(rest))
+    return scheme + separator + rest[:end].rpartition("@")[2] + rest[end:] if separator else url
+
+
 def redact_host(text: str) -> str:
     """As `redact_url`, for `HOST[:PORT][/PATH]` with a scheme or without, in which there must be no credentials."""
     return redact_url(text) if "://" in text else redact_url(f"https://{text}").removeprefix("https://")

@@ -13,6 +13,7 @@ from stagewright.cache.mounts import CacheMounts
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
+from stagewright.content.places import BlobPlaces
 from stagewright.history.archive import Archive
 from stagewright.snapshots.store import SnapshotStore
 
@@ -52,6 +53,10 @@ class State:
     @cached_property
     def images(self) -> ImageStore:
         return ImageStore(self.db)
+
+    @cached_property
+    def places(self) -> BlobPlaces:
+        return BlobPlaces(self.db)
 
     @cached_property
     def keys(self) -> KeyStore:

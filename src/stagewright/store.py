@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stagewright.config import Config
     from stagewright.registry.client import RegistryClient
     from stagewright.registry.documents import BlobProgress
+    from stagewright.travel.stored import LeftLayers
 
 _ID = pattern(r"(?:sha256:)?([0-9a-f]{6,64})")
 
@@ -79,6 +80,12 @@ class Store:
     def _config(self) -> Config:
         return settings.load(self._config_path, self._env)
 
+    @cached_property
+    def _left(self) -> LeftLayers:
+        from stagewright.travel.stored import LeftLayers
+
+        return LeftLayers(self._state, lambda: self._config, self._env)
+
     # --- images ---------------------------------------------------------------------------------------------------
 
     def images(self) -> list[ImageInfo]:
@@ -115,6 +122,7 @@ class Store:
 
         with BuildLease(self._state.locks):
             found = self._load(*self._find(image))
+            self._left.bring(image, found.descriptor)
             return layers_data(image, read_tree(self._state.blobs, found.manifest, found.config))
 
     def diff(self, old: str, new: str) -> dict[str, Any]:
@@ -126,6 +134,8 @@ class Store:
         blobs = self._state.blobs
         with BuildLease(self._state.locks):
             first, second = (self._load(*self._find(image)) for image in (old, new))
+            for image, found in ((old, first), (new, second)):
+                self._left.bring(image, found.descriptor)
             trees = (
                 read_tree(blobs, first.manifest, first.config, with_digests=True, keeps=holds_packages),
                 read_tree(blobs, second.manifest, second.config, with_digests=True, keeps=holds_packages),
@@ -249,8 +259,6 @@ class Store:
 
         Raises RegistryError and UsageError beside those of the class.
         """
-        from stagewright.registry.transfer import push_image
-
         name = self._exact(image)
         if name is None:
             raise NotFoundError(f"no image {image} in the store", hint="an image is pushed by its name")
@@ -258,7 +266,7 @@ class Store:
         with BuildLease(self._state.locks), self._client() as client:
             target = self._find(image)[0]
             with _vertex(on_event, f"pushing {reference.familiar()}") as reporter, _rows(reporter) as progress:
-                push_image(client, reference, target, self._state.blobs, progress=progress)
+                self._left.push(image, client, reference, target, progress)
         return target.digest
 
     def pull(self, image: str, platform: str | None = None, on_event: Sink | None = None) -> str:
@@ -307,6 +315,7 @@ class Store:
                 name = self._exact(image)
                 # Docker's format has no place for an index.
                 descriptor = image_manifest(blobs, target)[0] if format == "docker" else target
+                self._left.bring(image, descriptor)
                 found.append(ArchiveImage(descriptor, () if name is None else (Reference.parse(name),)))
             write_archive(found, blobs, FileSink(stream), docker=format == "docker")
 

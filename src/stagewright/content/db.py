@@ -119,6 +119,15 @@ CREATE TABLE context_copies (
 );
 CREATE INDEX context_copies_dir ON context_copies(dir);
 """,
+    """
+-- content/: where blobs of stored images are that were left where a cache or a push had them. `place` is a JSON object,
+-- the options of a --cache-from.
+CREATE TABLE blob_places (
+    digest TEXT NOT NULL,
+    place TEXT NOT NULL,
+    PRIMARY KEY (digest, place)
+);
+""",
 )
 SCHEMA_VERSION = len(_SCHEMAS)
 

@@ -102,7 +102,11 @@ class ImageExporter(Exporter):
 
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported:
         # The registry that it goes to may have all layers, and then nothing of them has to come here.
-        made = self._image.make(result, services, reporter, fetch=not (self._push or self._by_digest))
+        pushes = self._push or self._by_digest
+        made = self._image.make(result, services, reporter, fetch=not pushes)
+        left = [layer.digest for layer in made.layers if not services.blobs.has(layer.digest)]
+        for digest in left if self._store else ():
+            services.places.note([digest], services.remote().places(digest))
         names = []
         for name in self._image.names:
             whole = [name, name.with_digest(made.descriptor.digest)] if self._canonical else [name]
@@ -110,9 +114,11 @@ class ImageExporter(Exporter):
                 with reporter.status(f"naming to {each}"):
                     services.images.put(str(each), replace(made.descriptor, annotations={}))
             names += [str(each) for each in whole]
-        for name in self._image.names if self._push or self._by_digest else ():
+        for name in self._image.names if pushes else ():
             target = replace(name, tag=None, digest=made.descriptor.digest) if self._by_digest else name
             self._push_to(target, made, result, services, reporter)
+            if self._store:
+                services.places.note(left, [{"type": "registry", "ref": str(target)}])
         return replace(made, names=tuple(names))
 
     def _push_to(

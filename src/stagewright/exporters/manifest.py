@@ -75,7 +75,7 @@ def make_image(
     if config.created is not None:
         notes[_CREATED] = config.created
     descriptor = Descriptor(manifest.media_type, digest, len(manifest_data), annotations=notes)
-    return Exported(descriptor, config_digest)
+    return Exported(descriptor, config_digest, manifest.layers)
 
 
 def _layer_blobs(
@@ -106,7 +106,7 @@ def _bring_back(snapshot: int, result: ExportResult, services: Services, reporte
     pulled = services.layers.pulled(snapshot)
     if pulled is None or services.blobs.has(pulled.digest):
         return
-    if services.remote is not None and services.remote.has(pulled.digest):
+    if services.remote().has(pulled.digest):
         return
     descriptor = Descriptor(pulled.media_type, pulled.digest, pulled.size)
     for name in result.bases:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, ParamSpec
 from stagewright.config import Config
 from stagewright.content.blobs import BlobStore
 from stagewright.content.images import ImageStore
+from stagewright.content.places import BlobPlaces
 from stagewright.errors import CanceledError
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
@@ -50,8 +51,8 @@ class ExportResult:
 class Services:
     """What exporters work with. `client` makes the registry client when the network is first needed.
 
-    `env` is the process's environment. `cancel` ends exports when it is set. `remote` knows where layers are that came
-    with an imported cache and are not in `blobs`.
+    `env` is the process's environment. `cancel` ends exports when it is set. `remote` answers what knows where layers
+    are that came with an imported cache and are not in `blobs`, and `places` is where later builds find that.
     """
 
     snapshots: SnapshotStore
@@ -62,12 +63,13 @@ class Services:
     env: Mapping[str, str]
     client: Callable[[], RegistryClient]
     cancel: threading.Event
-    remote: RemoteBlobs | None = None
+    places: BlobPlaces
+    remote: Callable[[], RemoteBlobs]
 
     def open_blob(self, blob: Descriptor) -> BinaryIO:
         """A blob, fetched from an imported cache where it is not in the store. Raises NotFoundError."""
-        if self.remote is not None and not self.blobs.has(blob.digest) and self.remote.has(blob.digest):
-            self.remote.fetch(blob, cancel=self.cancel)
+        if not self.blobs.has(blob.digest) and self.remote().has(blob.digest):
+            self.remote().fetch(blob, cancel=self.cancel)
         return self.blobs.open_verified(blob.digest)
 
     def check_canceled(self) -> None:
@@ -87,8 +89,9 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An image that was made: its manifest's descriptor, its config's digest (the image ID), and its whole names."""
+    """An image that was made: its manifest's descriptor, its config's digest (the image ID), its layers, whole names."""
 
     descriptor: Descriptor
     config_digest: str
+    layers: tuple[Descriptor, ...]
     names: tuple[str, ...] = ()

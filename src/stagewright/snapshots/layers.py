@@ -20,8 +20,8 @@ _PULLED = ""
 class LayerBlobs:
     """The table `layer_blobs`. A known blob is never made again; two threads that want one make it once.
 
-    Blobs that are not in the store may be in `remote`. `fetch_again` is asked for a base image's layer that was in the
-    store once, by its digest, and says whether it is there again.
+    Blobs that are not in the store may be where what `remote` answers knows. `fetch_again` is asked for a base image's
+    layer that was in the store once, by its digest, and says whether it is there again.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class LayerBlobs:
         snapshots: SnapshotStore,
         blobs: BlobStore,
         db: Database,
-        remote: RemoteBlobs | None = None,
+        remote: Callable[[], RemoteBlobs] | None = None,
         fetch_again: Callable[[str], bool] = lambda digest: False,
     ) -> None:
         self._snapshots = snapshots
@@ -125,11 +125,12 @@ class LayerBlobs:
         blob = self._known(folder, variant)
         if blob is None or self._blobs.has(blob.digest):
             return blob
-        if self._remote is None or not self._remote.has(blob.digest):
+        remote = self._remote() if self._remote is not None else None
+        if remote is None or not remote.has(blob.digest):
             # Packed anew it would have other bytes than its image has.
             return blob if variant == _PULLED and self._fetch_again(blob.digest) else None
         if fetch:
-            self._remote.fetch(Descriptor(blob.media_type, blob.digest, blob.size))
+            remote.fetch(Descriptor(blob.media_type, blob.digest, blob.size))
         return blob
 
     def _known(self, folder: str, variant: str) -> LayerBlob | None:

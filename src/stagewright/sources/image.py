@@ -15,7 +15,7 @@ from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
-from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
+from stagewright.errors import CanceledError, IntegrityError, LostLayerError, NotFoundError, RegistryError
 from stagewright.image import mediatypes
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
@@ -31,6 +31,7 @@ from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.store import SnapshotStore
 
 if TYPE_CHECKING:
+    from stagewright.content.remote import RemoteBlobs
     from stagewright.registry.client import RegistryClient
 
 _DOWNLOADS_AT_ONCE = 4
@@ -56,7 +57,8 @@ class ImageSource:
     """Resolves names and unpacks images. Thread-safe.
 
     `client` makes the registry client when the network is first needed. A resolution is trusted for `ttl_s` seconds.
-    `offline` never asks a registry; `pull` never asks the image store.
+    `offline` never asks a registry; `pull` never asks the image store. `left` answers what knows where builds have
+    left layers of images of the store.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ImageSource:
         snapshots: SnapshotStore,
         images: ImageStore,
         db: Database,
+        left: Callable[[], RemoteBlobs],
         *,
         ttl_s: float = 0,
         offline: bool = False,
@@ -76,6 +79,7 @@ class ImageSource:
         self._snapshots = snapshots
         self._images = images
         self._db = db
+        self._left = left
         self._layers = LayerBlobs(snapshots, blobs, db)
         self._ttl_s = ttl_s
         self._offline = offline
@@ -95,7 +99,7 @@ class ImageSource:
         stored = None if self._pull else self._images.get(str(reference))
         if stored is not None:
             try:
-                return self._load(reference, stored, platform, cancel, _no_client, partial(self._online, reference))
+                return self._load(reference, stored, platform, cancel, _no_client, partial(self._stored, reference))
             except NotFoundError:
                 # It may hold an index of which only one platform was pulled.
                 pass
@@ -180,6 +184,9 @@ class ImageSource:
         with self._lock:
             self._resolved[resolved.manifest_descriptor.digest] = resolved
         return resolved
+
+    def _stored(self, reference: Reference) -> Origin:
+        return _Stored(self._left(), partial(self._online, reference))
 
     def _online(self, reference: Reference) -> RegistryClient:
         if self._offline:
@@ -281,6 +288,33 @@ class ImageSource:
 
 def _no_client() -> RegistryClient:
     raise NotFoundError("a part of the image is not in the image store")
+
+
+class _Stored:
+    """Where layers are that an image of the store is without: where a build has left them, else with its name."""
+
+    def __init__(self, left: RemoteBlobs, online: Callable[[], Origin]) -> None:
+        self._left = left
+        self._online = online
+
+    def fetch_manifest(self, ref: Reference, descriptor: Descriptor, cancel: threading.Event | None = None) -> bytes:
+        return self._online().fetch_manifest(ref, descriptor, cancel)
+
+    def fetch_blob(
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        store: BlobStore,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        if not self._left.has(descriptor.digest):
+            return self._online().fetch_blob(ref, descriptor, store, progress, cancel)
+        try:
+            self._left.fetch(descriptor, progress, cancel)
+        except LostLayerError as lost:
+            raise NotFoundError(f"{ref.familiar()}: {lost.message}", hint="build or pull the image once more") from lost
+        return None
 
 
 def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:

@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
 from stagewright.exporters.manifest import layer_type
 from stagewright.image.descriptor import Descriptor
-from stagewright.image.platform import Platform
 from stagewright.options import BuildOptions
 from stagewright.progress.events import WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
@@ -25,27 +24,21 @@ from stagewright.snapshots.searches import SecretSearches
 from stagewright.solver.solver import Solved
 from stagewright.state import State
 from stagewright.travel.exporting import make_record
-from stagewright.travel.importing import ImportingKeys, Imports
+from stagewright.travel.importing import ImportingKeys, Imports, Source
 from stagewright.travel.mounts import MountTransfer, matching, used_by
 from stagewright.travel.mounts import descriptors as mount_descriptors
-from stagewright.travel.oci import Form, LocalStore, RegistryStore
+from stagewright.travel.oci import Form
+from stagewright.travel.opening import Opener
 from stagewright.travel.options import (
     ExportSpec,
-    GhaPlace,
     InlinePlace,
     LocalPlace,
-    Place,
     RegistryPlace,
-    S3Place,
     parse_export,
     parse_import,
 )
 from stagewright.travel.place import CacheStore
 from stagewright.travel.record import CacheMount, CacheRecord
-
-if TYPE_CHECKING:
-    from stagewright.registry.client import RegistryClient
-    from stagewright.registry.http import HttpClient
 
 _UNCOMPRESSED = "containerd.io/uncompressed"
 _PUTS_AT_ONCE = 4
@@ -64,8 +57,8 @@ class Built:
 class BuildCaches:
     """The caches of one build. Raises UsageError for options that are wrong.
 
-    `client` makes the registry client when it is first needed, `http` that for other servers. `repositories` answers
-    the names of images that may have some of the layers. `vertex` opens a vertex of the progress.
+    `repositories` answers the names of images that may have some of the layers. `vertex` opens a vertex of the
+    progress, by its name.
     """
 
     def __init__(
@@ -73,9 +66,7 @@ class BuildCaches:
         options: BuildOptions,
         env: Mapping[str, str],
         state: State,
-        client: Callable[[], RegistryClient],
-        http: Callable[[], HttpClient],
-        platform: Platform,
+        opener: Opener,
         remote: RemoteBlobs,
         repositories: Callable[[], Sequence[str]],
         vertex: Vertex,
@@ -90,22 +81,20 @@ class BuildCaches:
             self._places = [place for place in self._places if isinstance(place, LocalPlace)]
         self._exports = [parse_export(cache, env) for cache in options.cache_to]
         self._state = state
-        self._client = client
-        self._http = http
-        self._platform = platform
+        self._opener = opener
         self._remote = remote
         self._repositories = repositories
         self._vertex = vertex
         self._emitter = emitter
         self._cancel = cancel
-        self._layers = LayerBlobs(state.snapshots, state.blobs, state.db, remote)
+        self._layers = LayerBlobs(state.snapshots, state.blobs, state.db, lambda: remote)
         self._packed: dict[str, CacheMount | None] = {}
 
     @cached_property
     def imports(self) -> Imports:
         """The caches that are imported."""
-        stores = {str(place): self._store(place, None) for place in self._places}
-        return Imports(stores, self._remote, self._vertex, self._cancel)
+        sources = [Source(str(place), self._opener.open(place), place.lasting()) for place in self._places]
+        return Imports(sources, self._remote, self._vertex, self._cancel)
 
     @cached_property
     def mounts(self) -> MountTransfer:
@@ -193,7 +182,7 @@ class BuildCaches:
         return tuple(packed)
 
     def _publish(self, spec: ExportSpec, record: CacheRecord, reporter: Reporter) -> None:
-        store = self._store(spec.place, spec)
+        store = self._store(spec)
         descriptors = [*_descriptors(record), *mount_descriptors(record.mounts)]
         self._put(store, descriptors, reporter)
         with reporter.status("writing cache manifest"):
@@ -248,27 +237,16 @@ class BuildCaches:
         self._remote.fetch(blob, cancel=self._cancel)
         return self._state.blobs.open_verified(blob.digest)
 
-    def _store(self, place: Place, spec: ExportSpec | None) -> CacheStore:
-        form = Form(as_image=spec is None or spec.as_image, oci_mediatypes=spec is None or spec.oci_mediatypes)
-        blobs = self._state.blobs
-        if isinstance(place, RegistryPlace):
-            domain = place.ref.domain
+    def _store(self, spec: ExportSpec) -> CacheStore:
+        place = spec.place
+        assert not isinstance(place, InlinePlace)
 
-            def mount_from() -> list[str]:
-                names = map(Reference.parse, (*self.mounts_from, *self._repositories()))
-                return list(dict.fromkeys(name.path for name in names if name.domain == domain))
+        def mount_from() -> list[str]:
+            names = map(Reference.parse, (*self.mounts_from, *self._repositories()))
+            return [name.path for name in names if isinstance(place, RegistryPlace) and name.domain == place.ref.domain]
 
-            return RegistryStore(self._client, place.ref, blobs, self._platform, form, mount_from)
-        if isinstance(place, S3Place):
-            from stagewright.travel.s3 import S3Store
-
-            return S3Store(place)
-        if isinstance(place, GhaPlace):
-            from stagewright.travel.gha import GhaStore
-
-            return GhaStore(self._http, place)
-        assert isinstance(place, LocalPlace)
-        return LocalStore(place, blobs, self._platform, form)
+        form = Form(as_image=spec.as_image, oci_mediatypes=spec.oci_mediatypes)
+        return self._opener.open(place, form, lambda: list(dict.fromkeys(mount_from())))
 
 
 def _descriptors(record: CacheRecord) -> list[Descriptor]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import contextmanager
 
 from stagewright import privilege
 from stagewright.cache.leases import BuildLease
@@ -17,20 +16,18 @@ from stagewright.config import load as load_config
 from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import NotFoundError, StoreError
 from stagewright.image.digest import sha256_digest
-from stagewright.image.platform import host_platform
 from stagewright.options import BuildOptions, Cache
 from stagewright.progress.events import Sink
 from stagewright.progress.masking import mask_error
 from stagewright.progress.reporter import Emitter
 from stagewright.records import replace
-from stagewright.registry.client import RegistryClient
-from stagewright.registry.http import HttpClient
 from stagewright.reports import CacheMountRow
 from stagewright.secrecy.masks import Masks
 from stagewright.snapshots.tree import remove_tree, tree_size
 from stagewright.state import State
 from stagewright.travel.caches import BuildCaches
 from stagewright.travel.mounts import matching, travels
+from stagewright.travel.opening import opener
 from stagewright.travel.options import credentials_of
 
 
@@ -141,27 +138,12 @@ def _caches(
     credentials = credentials_of([*cache_from, *cache_to], env)
     masks = Masks([text.encode(errors="surrogateescape") for text in credentials]) if credentials else None
     emitter = Emitter(sink, masks)
-    with ExitStack() as stack:
-        clients: list[RegistryClient] = []
-
-        def client() -> RegistryClient:
-            if not clients:
-                clients.append(RegistryClient(load_config(config, env), env))
-                stack.callback(clients[0].close)
-            return clients[0]
-
-        def http() -> HttpClient:
-            made = HttpClient({}, env)
-            stack.callback(made.close)
-            return made
-
+    with opener(lambda: load_config(config, env), env, state.blobs) as opened:
         caches = BuildCaches(
             options,
             env,
             state,
-            client,
-            cache(http),
-            host_platform(),
+            opened,
             RemoteBlobs(state.blobs),
             tuple,
             lambda name: emitter.vertex(sha256_digest(name.encode()), name),

@@ -11,31 +11,41 @@ from stagewright.content.db import Database
 from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
 from stagewright.progress.reporter import Reporter
+from stagewright.records import dataclass
 from stagewright.snapshots.lazy import LazyLayers
 from stagewright.travel.mounts import descriptors
 from stagewright.travel.place import CacheStore
 from stagewright.travel.record import CacheMount, CacheRecord, CacheStep
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One `--cache-from`: what it is called, what reads it, and the options that lead there from other builds."""
+
+    name: str
+    store: CacheStore
+    place: Mapping[str, str]
+
+
 class Imports:
-    """The caches of one build's `--cache-from`, by what they are called. Thread-safe.
+    """The caches of one build's `--cache-from`. Thread-safe.
 
     What goes wrong with one is a warning, and the build goes on without it. `vertex` opens a vertex of the progress.
     """
 
     def __init__(
         self,
-        stores: Mapping[str, CacheStore],
+        sources: Sequence[Source],
         remote: RemoteBlobs,
         vertex: Callable[[str], AbstractContextManager[Reporter]],
         cancel: threading.Event,
     ) -> None:
-        self._stores = stores
+        self._sources = sources
         self._remote = remote
         self._vertex = vertex
         self._cancel = cancel
         self._lock = threading.Lock()
-        self._records: list[tuple[CacheRecord, CacheStore]] | None = None
+        self._records: list[CacheRecord] | None = None
         self._steps: dict[str, list[tuple[CacheRecord, CacheStep]]] = {}
 
     def steps(self, key: str) -> Sequence[tuple[CacheRecord, CacheStep]]:
@@ -49,14 +59,13 @@ class Imports:
 
     def mounts(self) -> dict[str, CacheMount]:
         """All cache mounts by their identities."""
-        return {mount.id: mount for record, _ in reversed(self._read()) for mount in reversed(record.mounts)}
+        return {mount.id: mount for record in reversed(self._read()) for mount in reversed(record.mounts)}
 
-    def _read(self) -> Sequence[tuple[CacheRecord, CacheStore]]:
+    def _read(self) -> Sequence[CacheRecord]:
         with self._lock:
             if self._records is None:
                 self._records = self._load_all()
-                for record, store in self._records:
-                    self._learn(record, store)
+                for record in self._records:
                     for step in record.steps:
                         for key in dict.fromkeys([step.canonical, *step.keys]):
                             self._steps.setdefault(key, []).append((record, step))
@@ -65,28 +74,27 @@ class Imports:
     def load_mounts(self) -> dict[str, CacheMount]:
         """As `mounts`, for who wants nothing else of the caches: raises StagewrightError where one cannot be read."""
         found: dict[str, CacheMount] = {}
-        for store in self._stores.values():
-            record = store.load(self._cancel)
-            self._learn(record, store)
+        for source in self._sources:
+            record = source.store.load(self._cancel)
+            self._learn(record, source)
             found = {**{mount.id: mount for mount in record.mounts}, **found}
         return found
 
-    def _learn(self, record: CacheRecord, store: CacheStore) -> None:
+    def _learn(self, record: CacheRecord, source: Source) -> None:
         """Note where the blobs of a cache are."""
-        for layer in record.layers:
-            self._remote.add(layer.known.blob.digest, store.fetch)
-        for blob in descriptors(record.mounts):
-            self._remote.add(blob.digest, store.fetch)
+        layers = dict.fromkeys(layer.known.blob.digest for layer in record.layers)
+        for digest in (*layers, *(blob.digest for blob in descriptors(record.mounts))):
+            self._remote.add(digest, source.store.fetch, source.place)
 
-    def _load_all(self) -> list[tuple[CacheRecord, CacheStore]]:
-        loaded: list[CacheRecord | None] = [None] * len(self._stores)
+    def _load_all(self) -> list[CacheRecord]:
+        loaded: list[CacheRecord | None] = [None] * len(self._sources)
 
-        def load(index: int, name: str, store: CacheStore) -> None:
-            loaded[index] = self._load(name, store)
+        def load(index: int, source: Source) -> None:
+            loaded[index] = self._load(source)
 
         threads = [
-            threading.Thread(target=load, args=(index, name, store), name="cache-import")
-            for index, (name, store) in enumerate(self._stores.items())
+            threading.Thread(target=load, args=(index, source), name="cache-import")
+            for index, source in enumerate(self._sources)
         ]
         for thread in threads:
             thread.start()
@@ -94,18 +102,23 @@ class Imports:
             thread.join()
         if self._cancel.is_set():
             raise CanceledError
-        stores = self._stores.values()
-        return [(record, store) for record, store in zip(loaded, stores, strict=True) if record is not None]
+        found = []
+        for record, source in zip(loaded, self._sources, strict=True):
+            if record is not None:
+                # In their order, in which they are asked for blobs.
+                self._learn(record, source)
+                found.append(record)
+        return found
 
-    def _load(self, name: str, store: CacheStore) -> CacheRecord | None:
-        with self._vertex(f"importing cache from {name}") as reporter:
+    def _load(self, source: Source) -> CacheRecord | None:
+        with self._vertex(f"importing cache from {source.name}") as reporter:
             try:
-                return store.load(self._cancel)
+                return source.store.load(self._cancel)
             except (CanceledError, PrivilegeNeededError):
                 return None  # Whoever asked for the caches finds out.
             except StagewrightError as error:
                 detail = (error.hint,) if error.hint else ()
-                reporter.warn(f"the cache {name} is not used: {error.message}", detail=detail)
+                reporter.warn(f"the cache {source.name} is not used: {error.message}", detail=detail)
                 return None
 
 

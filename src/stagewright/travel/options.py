@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
+from typing import TypeVar
 
 from stagewright.errors import UsageError
 from stagewright.exporters.attrs import Attrs
 from stagewright.image.digest import is_digest
 from stagewright.options import Cache
 from stagewright.records import dataclass, field
-from stagewright.redaction import credentials_in
+from stagewright.redaction import credentials_in, without_login
 from stagewright.registry.reference import Reference
 from stagewright.snapshots.compress import Compression
 
 TO, FROM = "--cache-to", "--cache-from"
+_TAG = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,10 @@ class RegistryPlace:
     def __str__(self) -> str:
         return self.ref.familiar()
 
+    def lasting(self) -> dict[str, str]:
+        """The options of a `--cache-from` that leads here from another build, without credentials."""
+        return {"type": "registry", "ref": str(self.ref)}
+
 
 @dataclass(frozen=True, slots=True)
 class LocalPlace:
@@ -36,7 +43,11 @@ class LocalPlace:
     digest: str | None = None
 
     def __str__(self) -> str:
-        return self.folder
+        return self.folder if self.tag == _TAG else f"{self.folder}:{self.tag}"
+
+    def lasting(self) -> dict[str, str]:
+        """See `RegistryPlace`."""
+        return {"type": "local", "src": os.path.abspath(self.folder)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,13 @@ class S3Place:
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}manifests/{self.names[0]}"
 
+    def lasting(self) -> dict[str, str]:
+        """See `RegistryPlace`."""
+        options = {"type": "s3", "bucket": self.bucket, "region": self.region, "prefix": self.prefix}
+        if self.endpoint_url is not None:
+            options["endpoint_url"] = without_login(self.endpoint_url)
+        return {**options, "use_path_style": str(self.path_style).lower()}
+
 
 @dataclass(frozen=True, slots=True)
 class GhaPlace:
@@ -72,6 +90,10 @@ class GhaPlace:
     def __str__(self) -> str:
         return f"GitHub Actions ({self.scope})"
 
+    def lasting(self) -> dict[str, str]:
+        """See `RegistryPlace`. The URL is of one job, as its token is."""
+        return {"type": "gha", "scope": self.scope, "version": str(self.version)}
+
 
 @dataclass(frozen=True, slots=True)
 class InlinePlace:
@@ -81,7 +103,8 @@ class InlinePlace:
         return "the image"
 
 
-Place = RegistryPlace | LocalPlace | InlinePlace | S3Place | GhaPlace
+P = TypeVar("P")
+Place = RegistryPlace | LocalPlace | S3Place | GhaPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +116,7 @@ class ExportSpec:
     `mounts` those of these IDs.
     """
 
-    place: Place
+    place: Place | InlinePlace
     is_max: bool = False
     compression: Compression = field(default_factory=Compression)
     force_compression: bool = False
@@ -107,9 +130,9 @@ class ExportSpec:
 def parse_export(cache: Cache, env: Mapping[str, str]) -> ExportSpec:
     """What a `--cache-to` asks for. Raises UsageError for what is unknown or makes no sense."""
     attrs = Attrs(cache.type, cache.attrs, TO)
-    makers: dict[str, Callable[[], Place]] = {
+    makers: dict[str, Callable[[], Place | InlinePlace]] = {
         "registry": lambda: _registry(attrs),
-        "local": lambda: LocalPlace(attrs.required("dest", "the folder to write to"), attrs.text("tag") or "latest"),
+        "local": lambda: LocalPlace(attrs.required("dest", "the folder to write to"), attrs.text("tag") or _TAG),
         "inline": InlinePlace,
         "s3": lambda: _s3(attrs, env, TO),
         "gha": lambda: _gha(attrs, env, TO),
@@ -155,7 +178,7 @@ def parse_import(cache: Cache, env: Mapping[str, str]) -> Place:
     return place
 
 
-def _make(cache: Cache, makers: Mapping[str, Callable[[], Place]], flag: str) -> Place:
+def _make(cache: Cache, makers: Mapping[str, Callable[[], P]], flag: str) -> P:
     if cache.type not in makers:
         hint = f"one of {', '.join(makers)}"
         if cache.type == "inline":
@@ -172,7 +195,7 @@ def _local_source(attrs: Attrs) -> LocalPlace:
     folder, digest = attrs.required("src", "the folder to read"), attrs.text("digest")
     if digest is not None and not is_digest(digest):
         raise UsageError(f'{FROM} type=local: digest="{digest}" is not a digest')
-    return LocalPlace(folder, attrs.text("tag") or "latest", digest)
+    return LocalPlace(folder, attrs.text("tag") or _TAG, digest)
 
 
 def _s3(attrs: Attrs, env: Mapping[str, str], flag: str) -> S3Place:

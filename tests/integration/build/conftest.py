@@ -42,6 +42,13 @@ def bench(builder: Stagewright, tmp_path: Path) -> Workbench:
 
 
 @pytest.fixture
+def other(bench: Workbench, standin_images: StandinImages, tmp_path: Path) -> Iterator[Workbench]:
+    """The same context on another machine: a state directory that is empty."""
+    for machine in runner(tmp_path / "other", standin_images.config):
+        yield Workbench(machine, bench.context)
+
+
+@pytest.fixture
 def orphans() -> Iterator[None]:
     """While it lasts, processes whose parents have died become this process's children."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -7,32 +7,24 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Build, Stagewright, StandinImages, runner
+from harness import Build, Stagewright
 from registry_servers import Handler, Script, ScriptedServer
 from workbench import Workbench
 
 APP = """
     FROM busybox AS tools
-    RUN echo tool > /tool && date +%N > /made
+    RUN echo tool > /tool && cat /proc/sys/kernel/random/uuid > /made
     FROM busybox
     WORKDIR /app
     COPY requirements.txt .
-    RUN echo installing && cp requirements.txt installed && date +%N > /when
+    RUN echo installing && cp requirements.txt installed && cat /proc/sys/kernel/random/uuid > /when
     COPY --from=tools /tool /tool
     COPY app.py .
     RUN echo compiling && cp app.py compiled
 """
-
-
-@pytest.fixture
-def other(bench: Workbench, standin_images: StandinImages, tmp_path: Path) -> Iterator[Workbench]:
-    """The same context on another machine: a state directory that is empty."""
-    for machine in runner(tmp_path / "other", standin_images.config):
-        yield Workbench(machine, bench.context)
 
 
 def app(bench: Workbench) -> Workbench:

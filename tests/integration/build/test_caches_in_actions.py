@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from actions_cache import ActionsCache, token
-from harness import Stagewright, StandinImages, runner
+from harness import Stagewright
 from workbench import Workbench
 
 from stagewright.registry.http import HttpClient
@@ -30,13 +29,6 @@ def service() -> Iterator[ActionsCache]:
     made = ActionsCache()
     yield made
     made.close()
-
-
-@pytest.fixture
-def other(bench: Workbench, standin_images: StandinImages, tmp_path: Path) -> Iterator[Workbench]:
-    """The same context on another machine: a state directory that is empty."""
-    for machine in runner(tmp_path / "other", standin_images.config):
-        yield Workbench(machine, bench.context)
 
 
 def place(service: ActionsCache, version: int, job: str = MAIN) -> str:

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from harness import Stagewright, StandinImages, runner
+from harness import Stagewright
 from workbench import Workbench
 
 KEY, SECRET = "access-key-id-of-a-test", "secret-access-key-of-a-test"
@@ -59,13 +58,6 @@ def place(url: str, prefix: str) -> str:
         f"type=s3,bucket=caches,region=us-east-1,prefix={prefix}/,endpoint_url={url},use_path_style=true"
         f",access_key_id={KEY},secret_access_key={SECRET}"
     )
-
-
-@pytest.fixture
-def other(bench: Workbench, standin_images: StandinImages, tmp_path: Path) -> Iterator[Workbench]:
-    """The same context on another machine: a state directory that is empty."""
-    for machine in runner(tmp_path / "other", standin_images.config):
-        yield Workbench(machine, bench.context)
 
 
 def test_a_cache_with_its_mounts(bench: Workbench, other: Workbench, s3: str) -> None:

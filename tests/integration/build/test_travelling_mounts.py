@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from counting_proxy import CountingProxy
-from harness import Stagewright, StandinImages, package_flags, runner
+from harness import Stagewright, package_flags
 from package_index import PackageIndex
 from workbench import Workbench
 
@@ -19,13 +18,6 @@ COUNTER = """
     RUN --mount=type=cache,id=other,target=/o,uid=1000,mode=0750 touch /o/file
     RUN --mount=type=cache,id=unused,target=/u true
 """
-
-
-@pytest.fixture
-def other(bench: Workbench, standin_images: StandinImages, tmp_path: Path) -> Iterator[Workbench]:
-    """The same context on another machine: a state directory that is empty."""
-    for machine in runner(tmp_path / "other", standin_images.config):
-        yield Workbench(machine, bench.context)
 
 
 def mounts(stagewright: Stagewright) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from harness import is_root_of_machine, output_of
 
 from stagewright.config import Config
+from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import CanceledError, UsageError
 from stagewright.exporters.export import make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
@@ -79,6 +80,8 @@ class World:
             env=self.env,
             client=lambda: client,
             cancel=self.cancel,
+            places=state.places,
+            remote=lambda: RemoteBlobs(state.blobs),
         )
         exporter = make_exporter(kind, None if dest is None else str(dest), attrs or {}, tags)
         try:

@@ -18,6 +18,7 @@ import pytest
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
+from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
 from stagewright.image import mediatypes
 from stagewright.image.config import ContainerConfig, ImageConfig
@@ -127,7 +128,7 @@ class Machine:
     def source(self, **options: object) -> ImageSource:
         client = cast(RegistryClient, self.registry)
         stores = (self.blobs, self.snapshots, self.images, self.db)
-        return ImageSource(lambda: client, *stores, **options)  # type: ignore[arg-type]
+        return ImageSource(lambda: client, *stores, lambda: RemoteBlobs(self.blobs), **options)  # type: ignore[arg-type]
 
     def reporter(self) -> Reporter:
         return Reporter(Emitter(self.events.append), VertexEvent("sha256:0", "image"))

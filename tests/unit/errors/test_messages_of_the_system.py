@@ -89,7 +89,7 @@ def test_a_layer_that_no_cache_has(tmp_path: Path) -> None:
     with pytest.raises(LostLayerError) as caught:
         RemoteBlobs(BlobStore(tmp_path)).fetch(Descriptor(mediatypes.OCI_LAYER, DIGEST, 1))
     assert caught.value.message == (
-        f"layer {DIGEST} of an imported cache cannot be fetched: no place is known that has it"
+        f"layer {DIGEST} is not in the store and cannot be fetched: no place is known that has it"
     )
 
 
