@@ -36,7 +36,7 @@ from stagewright.image.platform import host_platform, parse_platform
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
-from stagewright.options import SECRET_LEAK_MODES, BuildOptions, BuildResult
+from stagewright.options import SECRET_LEAK_MODES, BuildOptions, BuildResult, with_inline_cache
 from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.records import replace
@@ -485,6 +485,7 @@ def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, 
     if options.secret_leak not in SECRET_LEAK_MODES:
         raise UsageError(f"secret leak mode {options.secret_leak} is not known", hint="use fail, warn or off")
     exporters = [make_exporter(output.type, output.dest, output.attrs, options.tags) for output in options.outputs]
+    options = with_inline_cache(options)
     recorder = Recorder(options, env, sink)
     with confidential(options, env, recorder) as (secrets, emitter):
         try:

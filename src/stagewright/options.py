@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from stagewright.progress.events import WarningEvent
-from stagewright.records import dataclass, field
+from stagewright.records import dataclass, field, replace
 
 Method = Literal["check", "outline", "targets"]
 SecretLeakMode = Literal["fail", "warn", "off"]
@@ -142,6 +142,19 @@ class BuildResult:
         if self.names:
             data["image.name"] = ",".join(self.names)
         return data
+
+
+def with_inline_cache(options: BuildOptions) -> BuildOptions:
+    """The options with the `--cache-to type=inline` that the build argument BUILDKIT_INLINE_CACHE stands for."""
+    from stagewright.dockerfile.golang import parse_bool
+
+    try:
+        wanted = parse_bool(options.build_args.get("BUILDKIT_INLINE_CACHE", "0"))
+    except ValueError:  # BuildKit takes no offence at what is neither.
+        wanted = False
+    if not wanted or any(cache.type == "inline" for cache in options.cache_to):
+        return options
+    return replace(options, cache_to=(*options.cache_to, Cache("inline")))
 
 
 def outputs_of(outputs: Sequence[Output] | None, *, push: bool, load: bool) -> tuple[Output, ...]:

@@ -89,7 +89,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An image that was made: its manifest's descriptor, its config's digest (the image ID), its layers, whole names."""
+    """An image that was made: its manifest's descriptor, its config's digest (the image ID), layers, whole names."""
 
     descriptor: Descriptor
     config_digest: str

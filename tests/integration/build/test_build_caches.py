@@ -133,6 +133,16 @@ def test_a_cache_in_the_image(bench: Workbench, other: Workbench, registry: str)
     assert len(other.build("--cache-from", ref).ran) == 2
 
 
+@pytest.mark.parametrize(("value", "wanted"), [("1", True), ("true", True), ("0", False), ("yes", False)])
+def test_a_build_argument_asks_for_a_cache_in_the_image(bench: Workbench, value: str, wanted: bool) -> None:
+    app(bench).build()
+    archive = bench.scratch / "app.tar"
+    build = bench.build("-o", f"type=oci,dest={archive}", "--build-arg", f"BUILDKIT_INLINE_CACHE={value}")
+    assert build.ran == []
+    assert warnings(build) == ""
+    assert (b'"moby.buildkit.cache.v0":' in archive.read_bytes()) is wanted
+
+
 def test_several_caches_are_merged_and_a_missing_one_is_a_warning(
     bench: Workbench, other: Workbench, registry: str
 ) -> None:
