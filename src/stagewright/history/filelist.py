@@ -6,6 +6,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Literal
 
 from stagewright.records import dataclass
@@ -30,18 +31,22 @@ class FileChange:
 def pack(noted: Sequence[tuple[str, str]], clean: Callable[[str], str] = str) -> bytes:
     """The kept form of paths with the records that `sources.digests.describe` makes of their files.
 
-    `clean` takes out of paths what must not be kept.
+    Some files at a time: the paths with NUL between them, the records joined. `clean` takes out of paths what must not
+    be kept.
     """
-    # Column by column, since a build context may have a hundred thousand files.
-    fields = "".join([record for _, record in noted]).split("\0")
-    modes = fields[1::5]
-    owners = [f"{uid}:{gid}" for uid, gid in zip(fields[2::5], fields[3::5], strict=True)]
-    contents = [
-        what[:_DIGITS] if mode.startswith(_REGULAR) or not what else _digest(what)
-        for mode, what in zip(modes, fields[4::5], strict=True)
-    ]
-    columns = [*_cleaned([path for path, _ in noted], clean), *modes, *owners, *contents]
-    return zlib.compress("\0".join(columns).encode(errors="surrogateescape"), 1)
+    # Column by column, since a build context may have a hundred thousand files; and never all of it as single texts.
+    columns: tuple[list[str], ...] = ([], [], [], [])
+    for paths, records in noted:
+        fields = records.split("\0")
+        modes = fields[1::5]
+        owners = [f"{uid}:{gid}" for uid, gid in zip(fields[2::5], fields[3::5], strict=True)]
+        contents = [
+            what[:_DIGITS] if mode.startswith(_REGULAR) or not what else _digest(what)
+            for mode, what in zip(modes, fields[4::5], strict=True)
+        ]
+        for column, values in zip(columns, (_cleaned(paths.split("\0"), clean), modes, owners, contents), strict=True):
+            column.append("\0".join(values))
+    return zlib.compress("\0".join(chain.from_iterable(columns)).encode(errors="surrogateescape"), 1)
 
 
 def _cleaned(paths: list[str], clean: Callable[[str], str]) -> list[str]:

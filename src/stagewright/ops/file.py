@@ -19,7 +19,7 @@ from stagewright.ops.chmod import apply_mode, numeric_mode
 from stagewright.ops.copy import Copier, write_all
 from stagewright.ops.filtering import taken
 from stagewright.ops.result import Result
-from stagewright.ops.selection import Selected, content_digest, select
+from stagewright.ops.selection import Listing, Selected, content_digest, select
 from stagewright.ops.target import Target
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
@@ -55,7 +55,9 @@ class FileRunner:
         if source.context is not None:
             taken = (source.context, *(action.selection() for action in actions))
             with self._reading[taken]:
-                digest = self._contents.get(taken) or self._context_digest(source.context, actions)
+                digest = self._contents.get(taken) or self._context_digest(
+                    source.context, actions, self._worker.listings
+                )
                 self._contents[taken] = digest
             self._digests[vertex.digest, index] = digest
             return digest
@@ -70,10 +72,9 @@ class FileRunner:
             self._worker.keys.save_content_digest(source.snapshot, selector, known)
         return known
 
-    def _context_digest(self, name: str, actions: list[CopyAction]) -> str:
+    def _context_digest(self, name: str, actions: list[CopyAction], listings: dict[str, Listing] | None = None) -> str:
         context = self._worker.context(name)
-        check, listings = self._worker.check_canceled, self._worker.listings
-        return content_digest(context.tree, actions, context.digests, check, listings)
+        return content_digest(context.tree, actions, context.digests, self._worker.check_canceled, listings)
 
     def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
         op = _op(vertex)

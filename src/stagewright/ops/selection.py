@@ -17,7 +17,7 @@ from stagewright.sources.tree import Entry, Tree
 # Records that are encoded and hashed at once.
 _BATCH = 256
 
-# Files by their paths in the tree, with what `describe` says of them.
+# Some files at a time: their paths in the tree, with NUL between them, and what `describe` says of them, joined.
 Listing = list[tuple[str, str]]
 
 
@@ -73,13 +73,13 @@ def content_digest(
     actions: Iterable[CopyAction],
     digests: FileDigests,
     check: Callable[[], None],
-    listings: dict[str, Listing],
+    listings: dict[str, Listing] | None,
 ) -> str:
     """The digest of all that the actions would copy from the tree: names, modes, owners, contents; not times.
 
     `check` is called now and then, and may raise. The files are put into `listings` under the digest.
     """
-    content = _Content()
+    content = _Content(listings)
     with tree.at_hand() as files:
         for action in actions:
             for selected in select(files, action):
@@ -88,9 +88,9 @@ def content_digest(
                     content.mark(b"folder\0")
                     _add_below(content, files, entry, taken(files, entry, action), digests, check)
                 else:
-                    content.add([(entry.path, describe(files, entry, selected.name, digests))])
+                    content.add([entry.path], [describe(files, entry, selected.name, digests)])
             content.mark(b"end\0")
-    return content.done(listings)
+    return content.done()
 
 
 def mount_digest(
@@ -104,34 +104,38 @@ def mount_digest(
 
     Raises NotFoundError for a path that does not exist. The files are put into `listings` under the digest.
     """
-    content = _Content()
+    content = _Content(listings)
     with tree.at_hand() as files:
         for selector in selectors:
             entry = files.named(selector)
-            content.add([(entry.path, describe(files, entry, "", digests))])
+            content.add([entry.path], [describe(files, entry, "", digests)])
             if entry.is_dir:
                 _add_below(content, files, entry, files.walk(entry.path), digests, check)
             content.mark(b"end\0")
-    return content.done(listings)
+    return content.done()
 
 
 class _Content:
     """A digest in the making, and the files that went into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, listings: dict[str, Listing] | None) -> None:
         self._hash = hashlib.sha256()
+        self._listings = listings
         self._listing: Listing = []
 
     def mark(self, mark: bytes) -> None:
         self._hash.update(mark)
 
-    def add(self, records: Listing) -> None:
-        self._hash.update("".join([record for _, record in records]).encode(errors="surrogateescape"))
-        self._listing += records
+    def add(self, paths: list[str], records: list[str]) -> None:
+        text = "".join(records)
+        self._hash.update(text.encode(errors="surrogateescape"))
+        if self._listings is not None and paths:
+            self._listing.append(("\0".join(paths), text))
 
-    def done(self, listings: dict[str, Listing]) -> str:
+    def done(self) -> str:
         digest = "sha256:" + self._hash.hexdigest()
-        listings[digest] = self._listing
+        if self._listings is not None:
+            self._listings[digest] = self._listing
         return digest
 
 
@@ -144,11 +148,14 @@ def _add_below(
     check: Callable[[], None],
 ) -> None:
     start = len(top.path) + 1 if top.path else 0
-    records: Listing = []
+    paths: list[str] = []
+    records: list[str] = []
     for entry in entries:
         check()
-        records.append((entry.path, describe(tree, entry, entry.path[start:], digests)))
+        paths.append(entry.path)
+        records.append(describe(tree, entry, entry.path[start:], digests))
         if len(records) == _BATCH:
-            content.add(records)
+            content.add(paths, records)
+            paths.clear()
             records.clear()
-    content.add(records)
+    content.add(paths, records)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Protocol
 
 from stagewright.graph.ops import FileOp
 from stagewright.graph.vertex import digest_of
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
-from stagewright.snapshots.links import Found, Giver
+from stagewright.snapshots.filetable import FileTable
+from stagewright.snapshots.links import Found, Giver, digest_table
 from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.snapshot import SnapshotTree
@@ -58,11 +58,11 @@ class ContextSharer:
     makes now, by the paths in the layer.
     """
 
-    def __init__(self, giver: Giver, known: Mapping[bytes, bytes], digests: FileDigests) -> None:
+    def __init__(self, giver: Giver, known: FileTable, digests: FileDigests) -> None:
         self.giver = giver
         self._known = known
         self._digests = digests
-        self.made: dict[bytes, bytes] = {}
+        self.made = digest_table()
         self._bytes = 0
 
     @property
@@ -72,10 +72,10 @@ class ContextSharer:
 
     def find(self, tree: Tree, entry: Entry, path: str) -> Found | None:
         """See `Sharer`."""
-        name = os.fsencode(path)
-        digest = self.made[name] = self._digests.digest(tree, entry)
+        digest = self._digests.digest(tree, entry)
+        self.made.put(path, digest)
         self._bytes += entry.info.st_size
-        return self.giver.find(name) if self._known.get(name) == digest else None
+        return self.giver.find(os.fsencode(path)) if self._known.get(path) == digest else None
 
 
 class Sharing:
@@ -100,7 +100,7 @@ class Sharing:
 
     def _context_sharer(self, index: int, context: str) -> ContextSharer:
         snapshots = self._worker.snapshots
-        folder, known = snapshots.shared().last_copy(self._name(index, context)) or ("", {})
+        folder, known = snapshots.shared().last_copy(self._name(index, context)) or ("", digest_table())
         giver = self.links.giver([snapshots.folder_named(folder)] if folder else [])
         return ContextSharer(giver, known, self._worker.context(context).digests)
 

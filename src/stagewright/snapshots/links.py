@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from stagewright.content.db import Database
 from stagewright.records import dataclass
 from stagewright.snapshots.changes import Below, directories_below
+from stagewright.snapshots.filetable import FileTable
 from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.snapshots.tree import copy_entry, copy_metadata, walk
 
@@ -30,6 +31,11 @@ class Found:
 
     path: bytes
     info: os.stat_result
+
+
+def digest_table() -> FileTable:
+    """A table of the 32-byte digests of files by their paths in a layer."""
+    return FileTable(_DIGEST_BYTES)
 
 
 class SharedFiles:
@@ -50,21 +56,27 @@ class SharedFiles:
         for origin in origins:
             self._db.execute("INSERT OR IGNORE INTO linked_files (dir, origin) VALUES (?, ?)", (folder, origin))
 
-    def record_copy(self, source: str, folder: str, digests: Mapping[bytes, bytes]) -> None:
-        """Note what the copy `source` has made last: a folder, and the 32-byte digests of its files by their paths."""
+    def record_copy(self, source: str, folder: str, digests: FileTable) -> None:
+        """Note what the copy `source` has made last: a folder, and the digests of its files (see `digest_table`)."""
+        paths, joined = bytearray(), bytearray()
+        for path, digest in digests.items():
+            paths += os.fsencode(path) + b"\0"
+            joined += digest
         self._db.execute(
             "INSERT OR REPLACE INTO context_copies (source, dir, paths, digests) VALUES (?, ?, ?, ?)",
-            (source, folder, b"\0".join(digests), b"".join(digests.values())),
+            (source, folder, memoryview(paths)[:-1], joined),
         )
 
-    def last_copy(self, source: str) -> tuple[str, dict[bytes, bytes]] | None:
+    def last_copy(self, source: str) -> tuple[str, FileTable] | None:
         """What `record_copy` was told last; None where there is nothing."""
         rows = self._db.query("SELECT dir, paths, digests FROM context_copies WHERE source = ?", (source,))
         if not rows:
             return None
         folder, paths, joined = rows[0]
-        digests = (joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES))
-        return folder, dict(zip(paths.split(b"\0"), digests, strict=True))
+        digests = digest_table()
+        for number, path in enumerate(paths.split(b"\0")):
+            digests.put(os.fsdecode(path), joined[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+        return folder, digests
 
     def forget(self, folder: str) -> None:
         """The folder is gone."""

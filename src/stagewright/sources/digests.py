@@ -22,6 +22,7 @@ from pathlib import Path
 
 from stagewright.content.folders import make_private
 from stagewright.errors import StoreError
+from stagewright.snapshots.filetable import FileTable
 from stagewright.snapshots.holes import next_data
 from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.sources.tree import Entry, Tree
@@ -30,11 +31,12 @@ _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
 # The coarsest clock that a supported kernel stamps files with ticks every 10 ms.
 _RACY_NS = 50_000_000
-_FORMAT = f"stagewright stat index 4 {sys.version_info[:2]}\n".encode()
+_FORMAT = f"stagewright stat index 5 {sys.version_info[:2]}\n".encode()
 
-# Inode, size, times of the last change of the content and of anything (ns). A record of the index is a stamp and a
-# digest: one object a file, of which there may be hundreds of thousands.
+# Inode, size, times of the last change of the content and of anything (ns). What the index notes on a file is a stamp
+# and a digest.
 _STAMP = struct.Struct("<QQqq")
+_NOTE_BYTES = _STAMP.size + 32
 
 
 class FileDigests:
@@ -61,17 +63,15 @@ class StatIndex(FileDigests):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, bytes] = self._load()
-        self._seen: dict[str, bytes] = {}
+        self._files = self._load()
         self._changed = False
         self._bytes_read = 0
         self.on_read: Callable[[int], None] | None = None
 
     def digest(self, tree: Tree, entry: Entry) -> bytes:
         stamp = _stamp(entry.info)
-        known = self._seen.get(entry.path) or self._known.get(entry.path)
+        known = self._files.get(entry.path)
         if known is not None and known.startswith(stamp):
-            self._seen[entry.path] = known
             return known[_STAMP.size :]
         opened_ns = time.time_ns()
         handle, info = tree.open_file(entry.path)
@@ -86,7 +86,7 @@ class StatIndex(FileDigests):
         with self._lock:
             self._bytes_read += after.st_size
             if settled and stamp == _stamp(after):
-                self._seen[entry.path] = stamp + digest
+                self._files.put(entry.path, stamp + digest)
                 self._changed = True
             if self.on_read is not None:
                 self.on_read(self._bytes_read)
@@ -100,9 +100,7 @@ class StatIndex(FileDigests):
         with self._lock:
             if not self._changed:
                 return
-            merged = self._known | self._seen
-            kept = merged if len(merged) <= 2 * len(self._seen) + 1000 else self._seen
-            data = marshal.dumps(kept)
+            data = marshal.dumps(self._files.pack())
             temporary = f"{self._path}.{os.urandom(6).hex()}"
             try:
                 make_private(self._path.parent)
@@ -115,13 +113,10 @@ class StatIndex(FileDigests):
                 raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
             self._changed = False
 
-    def _load(self) -> dict[str, bytes]:
+    def _load(self) -> FileTable:
         # An index that is damaged or of another version costs reading the files again, nothing else.
         data = _index_data(self._path)
-        if data is None:
-            return {}
-        loaded: dict[str, bytes] = marshal.loads(data)  # noqa: S302 - the state directory is our own
-        return loaded
+        return FileTable(_NOTE_BYTES, None if data is None else marshal.loads(data))  # noqa: S302 - it is our own
 
 
 def is_readable(index: Path) -> bool:
@@ -129,9 +124,9 @@ def is_readable(index: Path) -> bool:
     return _index_data(index) is not None
 
 
-def _index_data(path: Path) -> bytes | None:
+def _index_data(path: Path) -> memoryview | None:
     try:
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())
     except OSError:
         return None
     head, data = content[: len(_FORMAT) + 4], content[len(_FORMAT) + 4 :]

@@ -81,3 +81,14 @@ def test_paths_are_cleaned() -> None:
     found = unpack(pack(listing, lambda text: text.replace("b\0c", "***")))
     assert found is not None
     assert list(found) == ["a/secret/b", "c"]
+
+
+def test_several_files_come_at_once() -> None:
+    records = [record("100644", "1" * 64), record("100755", "2" * 64, "7\0" + "8"), record("120777", "target")]
+    one_by_one = list(zip(["a/b", "", "c"], records, strict=True))
+    together = [("a/b\0", "".join(records[:2])), ("c", records[2])]
+    assert pack(together) == pack(one_by_one)
+    assert list(unpack(pack(together)) or ()) == ["a/b", "", "c"]
+    # What takes more than a part of one path away is done path by path.
+    found = unpack(pack([("a/b\0c", records[0] * 2)], lambda text: text.replace("b\0c", "***").replace("a/", "x/")))
+    assert list(found or ()) == ["x/b", "c"]

@@ -1,0 +1,98 @@
+"""Notes on files: found again whatever is asked for in between, packed, and rid of those that nobody asks for."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from stagewright.snapshots.filetable import FileTable
+
+
+def note(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+def filled(paths: list[str]) -> FileTable:
+    table = FileTable(4)
+    for number, path in enumerate(paths):
+        table.put(path, note(number))
+    return table
+
+
+def test_a_note_is_found_by_its_path_and_replaced() -> None:
+    table = filled(["a", "d/a", "d/e/a"])
+    assert [table.get(path) for path in ("a", "d/a", "d/e/a", "b", "d/b", "x/a", "")] == [
+        note(0),
+        note(1),
+        note(2),
+        None,
+        None,
+        None,
+        None,
+    ]
+    table.put("d/a", note(9))
+    assert (table.get("d/a"), len(table)) == (note(9), 3)
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_more_folders_than_are_spread_out_lose_nothing(packs: bool) -> None:
+    rng = random.Random(5)
+    paths = [f"f{folder}/g{folder % 7}/n{name}" for folder in range(100) for name in range(5)]
+    table = filled(paths)
+    if packs:
+        table = FileTable(4, table.pack())
+    order = list(enumerate(paths))
+    rng.shuffle(order)
+    assert all(table.get(path) == note(number) for number, path in order)
+    for number, path in order[:200]:
+        table.put(path, note(1000 + number))
+    changed = dict(order[:200])
+    expected = {path: note(1000 + number if number in changed else number) for number, path in order}
+    assert dict(table.items()) == expected
+    assert dict(FileTable(4, table.pack()).items()) == expected
+    assert len(table) == 500
+
+
+def test_names_that_are_no_text_are_kept() -> None:
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    assert FileTable(4, filled([f"{name}/{name}"]).pack()).get(f"{name}/{name}") == note(0)
+
+
+def test_what_nobody_asks_for_is_kept_while_it_is_little() -> None:
+    table = FileTable(4, filled([f"d/{number}" for number in range(1000)]).pack())
+    assert len(FileTable(4, table.pack())) == 1000
+
+
+def test_much_that_nobody_asks_for_is_dropped_file_by_file() -> None:
+    paths = [f"d{number % 3}/{number}" for number in range(3000)]
+    table = FileTable(4, filled(paths).pack())
+    asked = paths[:300:2]
+    assert all(table.get(path) is not None for path in asked)
+    table.put("new/1", note(7))
+    kept = FileTable(4, table.pack())
+    assert {path for path, _ in kept.items()} == {*asked, "new/1"}
+    assert dict(kept.items())[paths[2]] == note(2)
+
+
+def test_what_was_asked_for_counts_also_after_its_folder_was_packed() -> None:
+    paths = [f"d{number}/{name}" for number in range(50) for name in range(100)]
+    table = FileTable(4, filled(paths).pack())
+    asked = [path for path in paths if path.endswith(("/3", "/44"))]
+    for path in [*asked, *reversed(asked)]:
+        assert table.get(path) is not None
+    assert {path for path, _ in FileTable(4, table.pack()).items()} == set(asked)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    paths = [f"d{number}/{name}" for number in range(60) for name in range(20)]
+    table = filled(paths)
+
+    def read(seed: int) -> bool:
+        order = list(enumerate(paths))
+        random.Random(seed).shuffle(order)
+        return all(table.get(path) == note(number) for number, path in order)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(4)))
