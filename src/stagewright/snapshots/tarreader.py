@@ -295,8 +295,9 @@ def is_header(block: bytes) -> bool:
 
 def _has_checksum(block: bytes, field: bytes) -> bool:
     total = sum(block) - sum(field) + 8 * 0x20
+    said = _number(field)
     # Some ancient writers summed signed bytes; in the field itself there are none above 127.
-    return _number(field) in (total, total - 256 * sum(byte > 127 for byte in block))
+    return said == total or said == total - 256 * sum(byte > 127 for byte in block)
 
 
 def _name(header: tuple[bytes, ...]) -> bytes:
