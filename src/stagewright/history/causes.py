@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from stagewright.dockerfile import ast
-from stagewright.history.inputs import HIDDEN
-from stagewright.history.recipe import Origin, Recipe
+from stagewright.history.inputs import HIDDEN, shown_value
+from stagewright.history.recipe import Origin, Recipe, variables_in
 from stagewright.history.steps import Step
 from stagewright.records import dataclass, field
 
+# All reasons that there are; docs/explain.md has an example of each.
+Kind = Literal[
+    "first", "new", "new-stage", "new-source", "files", "ignored", "named-context", "copied",
+    "text", "inserted", "removed", "reordered", "env", "arg", "workdir", "user", "shell", "build-arg",
+    "option", "platform", "no-cache", "no-cache-filter", "base-moved", "base-changed", "url-changed", "git-moved",
+    "source", "parent", "depends", "failed-before", "not-reached", "inexact", "pruned", "lost", "version",
+    "not-imported",
+]  # fmt: skip
 # Options that are part of what a step is, and what is said of them where nothing is given.
 _OPTIONS = {
     "network": ("the network", "default"),
@@ -26,12 +34,12 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One cause: its kind (a word for programs), a sentence, the few words that the progress shows, and details.
+    """One cause: its kind, a sentence, the few words that the progress shows, and details.
 
     `via` is the index of the step whose difference is the cause of this one; None where the cause is the step's own.
     """
 
-    kind: str
+    kind: Kind
     sentence: str
     short: str
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -50,8 +58,11 @@ class Sides:
     new_inputs: Mapping[str, Any]
 
 
-def own_causes(sides: Sides) -> list[Cause]:
-    """How the step itself differs, whatever its inputs are: its text, variables, settings, mounts, platform."""
+def own_causes(sides: Sides, *, other_base: bool = False) -> list[Cause]:
+    """How the step itself differs, whatever its inputs are: its text, variables, settings, mounts, platform.
+
+    With `other_base` variables that no instruction sets are its business, and not looked at.
+    """
     causes: list[Cause] = []
     old, new = sides.old, sides.new
     if old.platform != new.platform:
@@ -65,12 +76,18 @@ def own_causes(sides: Sides) -> list[Cause]:
     else:
         causes += _expanded(sides)
     if new.kind == old.kind == "exec":
-        causes += _exec_causes(sides, text_changed=written[0] != written[1])
+        causes += _exec_causes(sides, text_changed=written[0] != written[1], other_base=other_base)
     causes += _epoch(sides)
+    if new.text.startswith("ONBUILD "):
+        # It is known as it was run: what stands for its variables is no change of its text, which no build sees.
+        arguments = [cause for cause in causes if cause.kind == "build-arg"]
+        causes = [cause for cause in causes if not arguments or cause.kind != "text"]
+    if not causes and not other_base:
+        causes.append(_folder(sides) or cause_of("text", "what it does is something else, though its text is the same"))
     return causes
 
 
-def cause_of(kind: str, sentence: str, short: str = "", **details: Any) -> Cause:
+def cause_of(kind: Kind, sentence: str, short: str = "", **details: Any) -> Cause:
     """A cause of a step's own; the progress shows the sentence where there are no fewer words for it."""
     return Cause(kind, sentence, short or sentence, details)
 
@@ -96,17 +113,24 @@ def _expanded(sides: Sides) -> Iterator[Cause]:
             yield cause
 
 
-def variable_cause(sides: Sides, name: str) -> Cause | None:
-    """How a variable of a step differs that no environment tells of, as that of a COPY or a FROM."""
+def variable_cause(sides: Sides, name: str, within: tuple[str, ...] = ()) -> Cause | None:
+    """How a variable of a step differs that no environment tells of, as that of a COPY or a FROM.
+
+    `within` are those whose values it is a part of.
+    """
     before, after = sides.old_inputs.get("args", {}).get(name), sides.new_inputs.get("args", {}).get(name)
     origin = sides.new_recipe.variable(sides.new, name)
     if before != after and (origin is None or origin.keyword == "ARG"):
         return _argument(name, before, after)
     known = sides.old_recipe.variable(sides.old, name)
-    if origin is not None and known is not None and origin.text != known.text:
-        where = f"{origin.keyword} {name} (line {origin.line})"
-        sentence = f"{where} is now {_shown(origin.text)}, and was {_shown(known.text)}"
-        return cause_of(origin.keyword.lower(), sentence, f"{origin.keyword} {name} changed")
+    if origin is None or known is None:
+        return None
+    if origin.value != known.value:
+        before, after = (None if at.value is None else shown_value(name, at.value) for at in (known, origin))
+        return _set_otherwise(origin, name, before, after)
+    for other in variables_in(origin.value or ""):
+        if other not in (name, *within) and (cause := variable_cause(sides, other, (name, *within))) is not None:
+            return cause
     return None
 
 
@@ -114,7 +138,13 @@ def _argument(name: str, before: str | None, after: str | None) -> Cause:
     return _went("build-arg", f"build argument {name}", before, after, name)
 
 
-def _went(kind: str, what: str, before: str | None, after: str | None, name: str) -> Cause:
+def _set_otherwise(origin: Origin, name: str, before: str | None, after: str | None) -> Cause:
+    """An instruction gives a variable another value."""
+    kind: Kind = "env" if origin.keyword == "ENV" else "arg"
+    return _went(kind, f"{origin.keyword} {name} (line {origin.line})", before, after, name)
+
+
+def _went(kind: Kind, what: str, before: str | None, after: str | None, name: str) -> Cause:
     if HIDDEN in (before or "")[:3] or HIDDEN in (after or "")[:3]:
         # Without values there are only their marks.
         return cause_of(kind, f"{what} has another value (which is not recorded)", f"{what} changed", name=name)
@@ -129,7 +159,7 @@ def _went(kind: str, what: str, before: str | None, after: str | None, name: str
     return cause_of(kind, f"{what} went from {_quoted(before)} to {_quoted(after)}", name=name, old=before, new=after)
 
 
-def _environment(sides: Sides) -> Iterator[Cause]:
+def _environment(sides: Sides, *, other_base: bool) -> Iterator[Cause]:
     old, new = _variables(sides.old), _variables(sides.new)
     derived: list[Cause] = []
     found = False
@@ -138,8 +168,10 @@ def _environment(sides: Sides) -> Iterator[Cause]:
             continue
         origin = sides.new_recipe.variable(sides.new, name)
         known = sides.old_recipe.variable(sides.old, name)
+        if other_base and origin is known is None and not _is_given(sides, name):
+            continue
         cause = _variable(name, old.get(name), new.get(name), origin or known, sides)
-        if origin is not None and known is not None and origin.text == known.text and "$" in origin.text:
+        if origin is not None and known is not None and origin.value == known.value and "$" in (origin.value or ""):
             # Its instruction says what it said: another variable in it is the cause.
             derived.append(cause)
             continue
@@ -147,21 +179,21 @@ def _environment(sides: Sides) -> Iterator[Cause]:
         yield cause
     if not found:
         yield from derived
-    elif not found and list(old) != list(new):
+    if old == new and list(old) != list(new):
         yield cause_of("env", "its variables are set in another order")
 
 
 def _variable(name: str, before: str | None, after: str | None, origin: Origin | None, sides: Sides) -> Cause:
+    if _is_given(sides, name) and (origin is None or origin.keyword == "ARG"):
+        return _argument(name, before, after)
     if origin is None:
-        what = f"the variable {name} of the base image"
-        return _went("base-env", what, before, after, name)
-    where = f" (line {origin.line})"
-    if origin.keyword == "ENV":
-        return _went("env", f"ENV {name}{where}", before, after, name)
-    args = (sides.old_inputs.get("args", {}), sides.new_inputs.get("args", {}))
-    if name in args[0] or name in args[1]:
-        return _went("build-arg", f"build argument {name}", before, after, name)
-    return _went("arg", f"ARG {name}{where}", before, after, name)
+        return _went("env", f"the variable {name}", before, after, name)
+    return _set_otherwise(origin, name, before, after)
+
+
+def _is_given(sides: Sides, name: str) -> bool:
+    """Whether one of the two builds was given an argument of that name."""
+    return name in sides.old_inputs.get("args", {}) or name in sides.new_inputs.get("args", {})
 
 
 def _variables(step: Step) -> dict[str, str]:
@@ -180,63 +212,52 @@ def _shown(text: str) -> str:
 # --- the rest of a RUN --------------------------------------------------------------------------------------------
 
 
-def _exec_causes(sides: Sides, *, text_changed: bool) -> Iterator[Cause]:
+def _exec_causes(sides: Sides, *, text_changed: bool, other_base: bool) -> Iterator[Cause]:
     old, new = sides.old.op, sides.new.op
-    yield from _environment(sides)
+    yield from _environment(sides, other_base=other_base)
     if old.get("cwd") != new.get("cwd"):
-        yield _setting(sides, ast.Workdir, "WORKDIR", old.get("cwd", "/"), new.get("cwd", "/"))
+        yield _setting(sides, ast.Workdir, "workdir", old.get("cwd", "/"), new.get("cwd", "/"))
     if old.get("user") != new.get("user"):
-        yield _setting(sides, ast.User, "USER", old.get("user") or "root", new.get("user") or "root")
+        yield _setting(sides, ast.User, "user", old.get("user") or "root", new.get("user") or "root")
     if not text_changed and old.get("args") != new.get("args"):
         before, after = (" ".join(op.get("args", ())[:-1]) for op in (old, new))
         if before != after:
-            yield _setting(sides, ast.Shell, "SHELL", before, after)
+            yield _setting(sides, ast.Shell, "shell", before, after)
         else:
             yield cause_of("text", "its command is another one, though its text is the same", "its command changed")
     for name, (what, default) in _OPTIONS.items():
         if old.get(name) != new.get(name) and not (text_changed and name in ("network", "security")):
-            before, after = (_plain(op.get(name), default) for op in (old, new))
+            before, after = (_plain(name, op.get(name), default) for op in (old, new))
             sentence = f"{what} went from {before} to {after}"
             yield cause_of("option", sentence, option=name, old=old.get(name), new=new.get(name))
-    if not text_changed:
-        yield from _mounts(old.get("mounts", ()), new.get("mounts", ()))
 
 
-def _setting(sides: Sides, kind: type[ast.Instruction], keyword: str, before: str, after: str) -> Cause:
+def _folder(sides: Sides) -> Cause | None:
+    """Another folder that the paths of a COPY are relative to, which its op does not tell of."""
+    before, after = (
+        recipe.setting(step, ast.Workdir)
+        for recipe, step in ((sides.old_recipe, sides.old), (sides.new_recipe, sides.new))
+    )
+    values = [(at and at.value) or "/" for at in (before, after)]
+    return _setting(sides, ast.Workdir, "workdir", *values) if values[0] != values[1] else None
+
+
+def _setting(sides: Sides, kind: type[ast.Instruction], name: Kind, before: str, after: str) -> Cause:
     origin = sides.new_recipe.setting(sides.new, kind) or sides.old_recipe.setting(sides.old, kind)
     where = "" if origin is None else f" (line {origin.line})"
-    sentence = f"{keyword}{where} went from {_quoted(before)} to {_quoted(after)}"
-    return cause_of(keyword.lower(), sentence, f"{keyword} changed", old=before, new=after)
+    sentence = f"{name.upper()}{where} went from {_quoted(before)} to {_quoted(after)}"
+    return cause_of(name, sentence, f"{name.upper()} changed", old=before, new=after)
 
 
-def _plain(value: Any, default: str = "none") -> str:
+def _plain(name: str, value: Any, default: str) -> str:
+    """The value of an option as it is given on the command line."""
     if value in (None, "", [], 0):
         return default
-    return str(value) if isinstance(value, str | int) else json.dumps(value)
-
-
-def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[Cause]:
-    before, after = ({_mount_key(mount): mount for mount in mounts} for mounts in (old, new))
-    for key in dict.fromkeys([*after, *before]):
-        kind, target = key
-        what = f"the {kind} mount at {target}" if target else f"the {kind} mount"
-        if key not in before:
-            yield cause_of("mount", f"{what} is new", target=target)
-        elif key not in after:
-            yield cause_of("mount", f"{what} is gone", target=target)
-        else:
-            changed = [name for name in {**before[key], **after[key]} if before[key].get(name) != after[key].get(name)]
-            # Which number an input has says nothing of the mount.
-            changed = [name for name in changed if name != "input"]
-            if changed:
-                values = ", ".join(
-                    f"{name} from {_plain(before[key].get(name))} to {_plain(after[key].get(name))}" for name in changed
-                )
-                yield cause_of("mount", f"{what} changed: {values}", f"{what} changed", target=target)
-
-
-def _mount_key(mount: Mapping[str, Any]) -> tuple[str, str]:
-    return str(mount["kind"]), str(mount.get("target", ""))
+    if name == "extra_hosts":
+        return ", ".join(":".join(entry) for entry in value)
+    if name == "ulimits":
+        return ", ".join(f"{limit}={soft}:{hard}" for limit, soft, hard in value)
+    return str(value)
 
 
 def _epoch(sides: Sides) -> Iterator[Cause]:

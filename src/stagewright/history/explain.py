@@ -16,6 +16,7 @@ from stagewright.history.causes import Cause, Sides, cause_of, own_causes, text_
 from stagewright.history.filelist import FileChange
 from stagewright.history.past import Past, Present, Reason
 from stagewright.history.steps import Step, copied_from
+from stagewright.patterns import pattern
 
 _NAMED_FILES = 3
 _KEPT_FILES = 200
@@ -38,14 +39,13 @@ class Explainer:
 
     def explain(self, index: int) -> Reason:
         """Why the step of that index runs. Its key, and those of its inputs, have to be known."""
-        past = next((past for past in self._all_pasts() if index in past.matched), None)
-        reason = self._reason(index, past)
+        reason = self._reason(index, self._past_of(index))
         self.reasons[index] = reason
         return reason
 
     def foresee(self, index: int, waits_for: int) -> Reason:
         """Of a step whose key shows only when the step `waits_for` has run: why it runs, or what that depends on."""
-        past = next((past for past in self._all_pasts() if index in past.matched), None)
+        past = self._past_of(index)
         if past is None or self._present.no_cache[index] or self._certain(past, index):
             return self.explain(index)
         step, source = self._present.steps[index], self._present.steps[waits_for]
@@ -74,6 +74,17 @@ class Explainer:
             if old is not None and old.canonical == self._present.steps[index].canonical:
                 return old.contents
         return {}
+
+    def _past_of(self, index: int) -> Past | None:
+        """The build in which a step was before; one that is less like this build has to have the same text for it."""
+        step = self._present.steps[index]
+        for number, past in enumerate(self._all_pasts()):
+            old = past.matched.get(index)
+            if old is not None and (
+                not number or past.recipe.written(past.steps[old]) == self._present.recipe.written(step)
+            ):
+                return past
+        return None
 
     def _all_pasts(self) -> Iterator[Past]:
         for build in self._builds:
@@ -142,9 +153,10 @@ class Explainer:
         if not self._builds:
             return Reason("first", "no build of this context and Dockerfile was recorded before", "", index)
         if step.is_image or step.kind == "source":
-            return Reason("new-source", "no recorded build has used it", "not here yet", index)
+            sentence = "no recorded build of this context and Dockerfile has used it"
+            return Reason("new-source", sentence, "not here yet", index)
         past = next(iter(self._all_pasts()), None)
-        if past is not None and step.stage not in {old.stage for old in past.steps}:
+        if past is not None and step.stage not in {self._present.steps[known].stage for known in past.matched}:
             sentence = f"the stage {step.stage or 'of this step'} never ran before: no recorded build has it"
             return Reason("new-stage", sentence, "new stage", index)
         if not step.is_instruction:
@@ -171,7 +183,7 @@ class Explainer:
         if pruned > build.created:
             at = _date(pruned)
             return cause_of("pruned", f"its result was pruned at {at}", f"pruned at {at}", at=pruned)
-        if step.definition != old.definition and build.version != self._present.version:
+        if step.canonical != old.canonical and build.version != self._present.version:
             sentence = f"this is version {self._present.version}, which does not use results of {build.version}"
             return cause_of("version", sentence, f"built by version {build.version}")
         if self._present.sources:
@@ -201,12 +213,10 @@ class Explainer:
             return list(self._source_causes(sides))
         inherited = list(self._base_causes(past, sides))
         content = list(self._content_causes(past, sides))
-        own = own_causes(sides)
-        if any(cause.kind == "text" for cause in own):
-            content = [cause for cause in content if cause.kind != "text"]
-        if inherited:
-            # Another base image has other variables.
-            own = [cause for cause in own if cause.kind != "base-env"]
+        own = own_causes(sides, other_base=bool(inherited))
+        if own:
+            # So it reads something else, which is no cause of its own.
+            content = [cause for cause in content if cause.kind not in ("text", "source")]
         arguments = [cause for cause in own if cause.kind == "build-arg"]
         rest = [cause for cause in own if cause.kind != "build-arg"]
         return [*inherited, *arguments, *rest, *content]
@@ -216,12 +226,12 @@ class Explainer:
         if new.is_image and old.is_image:
             if old.op["identifier"] != new.op["identifier"]:
                 yield from self._image_causes(sides)
-        elif new.meaning != old.meaning and new.meaning and old.meaning:
-            yield _meaning_cause(new, old.meaning, new.meaning)
         elif new.op != old.op:
             yield cause_of(
                 "source", f"it reads {new.op['identifier']} instead of {old.op['identifier']}", "other source"
             )
+        elif new.meaning != old.meaning and new.meaning and old.meaning:
+            yield _meaning_cause(new, old.meaning, new.meaning)
 
     def _image_causes(self, sides: Sides) -> Iterator[Cause]:
         before, after = _image(sides.old), _image(sides.new)
@@ -299,11 +309,16 @@ class Explainer:
                     continue
             elif new.canonical is None or new.canonical == old.canonical:
                 continue
-            yield self._files_cause(past, sides, (old_at, new_at), (old_input, new_input))
+            if sides.new.kind == "merge":
+                yield self._other_input(past, old_input, new_input)
+            else:
+                yield self._files_cause(past, sides, (old_at, new_at), (old_input, new_input))
 
     def _files_cause(self, past: Past, sides: Sides, at: tuple[int, int], inputs: tuple[int, int]) -> Cause:
         old, new = past.steps[inputs[0]], self._present.steps[inputs[1]]
         pair = Sides(old, new, past.recipe, self._present.recipe, past.inputs, self._present.inputs)
+        if (cause := _named_context_cause(sides)) is not None:
+            return cause
         is_remote = new.kind == "source" and not new.is_image and not _is_context(new)
         if is_remote and (cause := next(self._source_causes(pair), None)) is not None:
             return cause
@@ -320,7 +335,7 @@ class Explainer:
             return self._context_cause(past, new, changes)
         name = _input_name(sides.new, at[1], new)
         what = filelist.sentence(changes, prefix="/", most=_NAMED_FILES) if changes else "its files are others"
-        is_other_image = new.is_image and old.is_image and new.op != old.op
+        is_other_image = new.is_image and old.is_image and new.op != old.op and inputs[1] not in self.reasons
         if is_other_image and (cause := next(self._image_causes(pair), None)) is not None:
             return cause
         sentence = f"what it takes from {name} is not what it was: {what}"
@@ -331,11 +346,6 @@ class Explainer:
     def _context_cause(self, past: Past, context: Step, changes: list[FileChange] | None) -> Cause:
         named = str(context.op["identifier"]).removeprefix("local://")
         where = "" if named == "context" else f" in the named context {named.removeprefix('_')}"
-        folders = past.inputs.get("contexts", {}), self._present.inputs.get("contexts", {})
-        before, after = (values.get(named) for values in folders)
-        if where and before != after:
-            sentence = f"the named context {named} went from {before or 'none'} to {after or 'none'}"
-            return cause_of("named-context", sentence, f"context {named} changed", old=before, new=after)
         if changes is None:
             return cause_of("files", f"files of the build context{where} changed", "files of the context changed")
         if not where and (hidden := self._newly_hidden(past, changes)):
@@ -409,20 +419,32 @@ def _familiar(name: str) -> str:
     return name.removeprefix("docker.io/library/").removeprefix("docker.io/")
 
 
+def _named_context_cause(sides: Sides) -> Cause | None:
+    """What a step takes files from is given to this build in another place."""
+    before, after = sides.old_inputs.get("contexts", {}), sides.new_inputs.get("contexts", {})
+    written = sides.new_recipe.written(sides.new)
+    for name in {**after, **before}:
+        old, new = before.get(name), after.get(name)
+        if old != new and f"from={name}" in pattern(r"from=[^\s,]+").findall(written):
+            sentence = f"the named context {name} went from {old or 'none'} to {new or 'none'}"
+            return cause_of("named-context", sentence, f"context {name} changed", old=old, new=new)
+    return None
+
+
 def _meaning_cause(step: Step, before: Any, after: Any) -> Cause:
     """A URL or a branch that stands for something else now."""
-    if before[0] == "git" and after[0] == "git" and before[1] != after[1]:
-        what = step.op["identifier"]
-        old, new = before[1][0], after[1][0]
-        sentence = f"the git reference {what} moved from commit {old} to {new}"
-        return cause_of("git-moved", sentence, f"git commit {new[:12]}", old=old, new=new)
-    if before[0] == "http" and after[0] == "http" and before[2] != after[2]:
-        sentence = f"what is behind {step.op['identifier']} changed from {before[2]} to {after[2]}"
-        return cause_of("url-changed", sentence, f"{step.op['identifier']} changed", old=before[2], new=after[2])
-    if before[0] == "http":
-        sentence = f"the server gives {step.op['identifier']} another date"
-        return cause_of("url-changed", sentence, f"{step.op['identifier']} changed")
-    return cause_of("source", f"{step.op['identifier']} is taken in another way", "other source")
+    what, (kind, old), new = step.op["identifier"], before[:2], after[1]
+    if kind == "git" and old[0] != new[0]:
+        sentence = f"the git reference {what} moved from commit {old[0]} to {new[0]}"
+        return cause_of("git-moved", sentence, f"git commit {new[0][:12]}", old=old[0], new=new[0])
+    if kind == "git":
+        sentence = f"the git reference {what} is {new[1]} now, and was {old[1]}"
+        return cause_of("git-moved", sentence, f"git {new[1]}", old=old[1], new=new[1])
+    short = f"{what} changed"
+    if before[2] != after[2]:
+        sentence = f"what is behind {what} changed from {before[2]} to {after[2]}"
+        return cause_of("url-changed", sentence, short, old=before[2], new=after[2])
+    return cause_of("url-changed", f"the server gives {what} another date", short, old=before[3], new=after[3])
 
 
 def _input_name(step: Step, at: int, source: Step) -> str:

@@ -5,32 +5,46 @@ So an instruction that was inserted is a new one, and those behind it are what t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from stagewright.history.recipe import Recipe
 from stagewright.history.steps import Step
+from stagewright.patterns import pattern
 
 # The table that aligns two stretches has as many cells as their lengths multiplied.
 _MOST_CELLS = 250_000
 
 Token = tuple[str, str]
+# What a stage without a name is called, and the only one.
+_NUMBERED = pattern(r"stage-\d+|")
 
 
 def match(old: Sequence[Step], old_recipe: Recipe, new: Sequence[Step], new_recipe: Recipe) -> dict[int, int]:
     """The indexes of the old steps by those of the new ones; what is new has none."""
     matched: dict[int, int] = {}
     old_stages, new_stages = _by_stage(old), _by_stage(new)
-    for stage, before in _same_stages(list(old_stages), list(new_stages)).items():
+    old_tokens = {name: [_token(old[index], old_recipe) for index in indexes] for name, indexes in old_stages.items()}
+    new_tokens = {name: [_token(new[index], new_recipe) for index in indexes] for name, indexes in new_stages.items()}
+    for stage, before in _same_stages(old_tokens, new_tokens).items():
         olds, news = old_stages[before], new_stages[stage]
-        old_tokens = [_token(old[index], old_recipe) for index in olds]
-        new_tokens = [_token(new[index], new_recipe) for index in news]
-        matched.update({news[a]: olds[b] for a, b in align(old_tokens, new_tokens)})
-    taken = set(matched.values())
-    by_digest = {step.digest: index for index, step in enumerate(old) if index not in taken}
-    for index, step in enumerate(new):
-        if index not in matched and step.digest in by_digest:
-            matched[index] = by_digest[step.digest]
+        matched.update({news[a]: olds[b] for a, b in align(old_tokens[before], new_tokens[stage])})
+    for what in (_digest, _image):
+        taken = set(matched.values())
+        known = {what(step): index for index, step in enumerate(old) if index not in taken}
+        for index, step in enumerate(new):
+            if index not in matched and (same := what(step)) and same in known:
+                matched[index] = known[same]
     return matched
+
+
+def _digest(step: Step) -> str:
+    return step.digest
+
+
+def _image(step: Step) -> str:
+    """The name of an image that no instruction stands for, without its digest; "" for all else."""
+    return step.name.partition("@")[0] if step.is_image and not step.is_instruction else ""
 
 
 def _by_stage(steps: Sequence[Step]) -> dict[str, list[int]]:
@@ -43,11 +57,19 @@ def _by_stage(steps: Sequence[Step]) -> dict[str, list[int]]:
     return stages
 
 
-def _same_stages(old: list[str], new: list[str]) -> dict[str, str]:
-    """The old names of stages by the new ones; those that were renamed are taken in their order."""
-    same = {name: name for name in new if name in old}
-    renamed = zip([name for name in new if name not in old], [name for name in old if name not in new], strict=False)
-    return {**same, **dict(renamed)}
+def _same_stages(old: Mapping[str, list[Token]], new: Mapping[str, list[Token]]) -> dict[str, str]:
+    """The old names of stages by the new ones: those of one name, and of the others those that have most in common.
+
+    Numbers are no names: where a stage was inserted, those behind it have others.
+    """
+    same = {name: name for name in new if name in old and not _NUMBERED.fullmatch(name)}
+    olds, news = [name for name in old if name not in same], [name for name in new if name not in same]
+    common = {(a, b): (Counter(new[a]) & Counter(old[b])).total() for a in news for b in olds}
+    pairs = sorted(common, key=lambda pair: (-common[pair], abs(news.index(pair[0]) - olds.index(pair[1]))))
+    for stage, before in pairs:
+        if stage not in same and before not in same.values():
+            same[stage] = before
+    return same
 
 
 def _token(step: Step, recipe: Recipe) -> Token:

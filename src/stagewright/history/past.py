@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from stagewright.history.archive import Archive, Build, Run
+from stagewright.history.causes import Kind
 from stagewright.history.matching import match
 from stagewright.history.recipe import Recipe
 from stagewright.history.steps import Step
@@ -20,7 +21,7 @@ class Reason:
     `root` is the first of the steps that ran because of it.
     """
 
-    kind: str
+    kind: Kind
     sentence: str
     short: str
     root: int
@@ -57,7 +58,7 @@ class Past:
     def __init__(self, archive: Archive, build: Build, graph: Mapping[str, Any], present: Present) -> None:
         self.build = build
         self.steps = [Step.from_json(step) for step in graph["steps"]]
-        self.recipe = Recipe(graph["dockerfile"])
+        self.recipe = Recipe(graph["dockerfile"], build.inputs.get("args", {}))
         self.ignore: list[str] = graph.get("ignore", [])
         self.inputs = build.inputs
         self._archive = archive

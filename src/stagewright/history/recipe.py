@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from stagewright.dockerfile import ast
@@ -13,24 +14,27 @@ from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
 _VARIABLE = pattern(r"\$(?:\{(\w+)|(\w+))")
+_PLAIN_VARIABLE = pattern(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The instruction that sets something: its keyword, its first line and its text."""
+    """The instruction that sets something: its keyword, its first line and the value as it is written, None for an ARG
+    without any."""
 
     keyword: str
     line: int
-    text: str
+    value: str | None = None
 
 
 class Recipe:
-    """A Dockerfile's text, of which the parts that are asked for are looked at."""
+    """A Dockerfile's text, of which the parts that are asked for are looked at, and the arguments of its build."""
 
-    __slots__ = ("__dict__", "text")
+    __slots__ = ("__dict__", "_args", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, args: Mapping[str, str]) -> None:
         self.text = text
+        self._args = args
 
     @cached_property
     def lines(self) -> list[str]:
@@ -44,33 +48,42 @@ class Recipe:
         return "\n".join(line.rstrip() for line in self.lines[start - 1 : end]).strip()
 
     def variable(self, step: Step, name: str) -> Origin | None:
-        """The last instruction above the step that sets a variable of it; None for one of a base image."""
+        """The last instruction above the step that sets a variable of it; None for one that stands nowhere."""
         for instruction in self._above(step):
-            if isinstance(instruction, ast.Env) and any(pair.name == name for pair in instruction.pairs):
-                return self._origin("ENV", instruction)
-            if isinstance(instruction, ast.Arg) and any(item.name == name for item in instruction.definitions):
-                plain = any(item.name == name and item.default is None for item in instruction.definitions)
-                return (self._global_argument(name) if plain else None) or self._origin("ARG", instruction)
+            if isinstance(instruction, ast.Env):
+                for pair in reversed(instruction.pairs):
+                    if pair.name == name:
+                        return Origin("ENV", instruction.location.start, pair.value)
+            if isinstance(instruction, ast.Arg) and (found := _argument(instruction, name)) is not None:
+                return found if found.value is not None else self._global_argument(name) or found
         return self._global_argument(name)
 
     def setting(self, step: Step, kind: type[ast.Instruction]) -> Origin | None:
-        """The last instruction of a kind above the step."""
+        """The last instruction of a kind above the step; its value is what is written behind the keyword."""
         found = next((item for item in self._above(step) if isinstance(item, kind)), None)
-        return None if found is None else self._origin(kind.__name__.upper(), found)
+        if found is None:
+            return None
+        start, end = found.location.start, found.location.end
+        text = " ".join(self.lines[start - 1 : end])
+        return Origin(kind.__name__.upper(), start, text.strip().partition(" ")[2].strip())
 
     def variables_in(self, step: Step) -> list[str]:
         """The variables that a step's instruction uses."""
-        return list(dict.fromkeys(a or b for a, b in _VARIABLE.findall(self.written(step))))
+        return variables_in(self.written(step))
 
     def _global_argument(self, name: str) -> Origin | None:
-        for argument in self._parsed.meta_args if self._parsed else ():
-            if any(item.name == name for item in argument.definitions):
-                return self._origin("ARG", argument)
-        return None
+        found = (_argument(argument, name) for argument in (self._parsed.meta_args if self._parsed else ()))
+        return next((origin for origin in found if origin is not None), None)
 
-    def _origin(self, keyword: str, instruction: ast.Instruction) -> Origin:
-        location = instruction.location
-        return Origin(keyword, location.start, "\n".join(self.lines[location.start - 1 : location.end]).strip())
+    def _base_name(self, stage: ast.Stage) -> str:
+        """What a stage starts from, in lower case, with the arguments of the build in the place of their names."""
+
+        def value(match: re.Match[str]) -> str:
+            name = match[1] or match[2]
+            origin = self._global_argument(name)
+            return self._args.get(name, (origin and origin.value) or "")
+
+        return _PLAIN_VARIABLE.sub(value, stage.base_name).lower()
 
     def _above(self, step: Step) -> Iterator[ast.Instruction]:
         """The instructions above a step, of its stage and those that it is built on, the nearest first."""
@@ -86,7 +99,8 @@ class Recipe:
                 if instruction.location.start < step.lines[0]:
                     yield instruction
             names = [other.name for other in stages[:index]]
-            index = names.index(stage.base_name.lower()) if stage.base_name.lower() in names else None
+            base = self._base_name(stage)
+            index = names.index(base) if base in names else None
 
     @cached_property
     def _parsed(self) -> ast.Dockerfile | None:
@@ -94,3 +108,13 @@ class Recipe:
             return parse(self.text.encode(errors="surrogateescape"))
         except DockerfileError:
             return None
+
+
+def variables_in(text: str) -> list[str]:
+    """The variables that a text uses, each once."""
+    return list(dict.fromkeys(a or b for a, b in _VARIABLE.findall(text)))
+
+
+def _argument(instruction: ast.Arg, name: str) -> Origin | None:
+    defaults = [item.default for item in instruction.definitions if item.name == name]
+    return Origin("ARG", instruction.location.start, defaults[-1]) if defaults else None

@@ -209,7 +209,7 @@ class Recorder:
             folder = self._options.context
             present = Present(
                 steps=steps,
-                recipe=Recipe(self._text()),
+                recipe=Recipe(self._text(), self._inputs()["args"]),
                 inputs=self._inputs(),
                 no_cache=[node.vertex.meta.ignore_cache for node in self._nodes()],
                 files=self._files,

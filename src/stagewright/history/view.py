@@ -103,22 +103,31 @@ def _explained(index: int, ran: Mapping[str, Any], steps: Sequence[Step], shown:
 def explanation_text(data: Mapping[str, Any]) -> str:
     """The explanation for people: each cause once, at the step where it arose, and below it what ran because of it."""
     steps = data["steps"]
-    lines = [_headline(data), ""]
-    for step in steps:
+    told = [(step, [other for other in steps if other["because_of"] == step["name"]]) for step in steps]
+    lines = [_headline(data)]
+    above: list[str] = []
+    for step, followers in told:
         if step["because_of"] is not None:
             continue
-        lines.append(_title(step))
-        lines += _reason_lines(step)
-        followers = [other for other in steps if other["because_of"] == step["name"]]
-        if followers:
-            lines.append("    so these, too:")
-        for other in followers:
-            lines.append(f"        {_title(other)}")
-            if other["kind"] != "parent":
-                lines.append(f"            {other['reason']}")
-            lines += [f"            also: {sentence}" for sentence in other["also"]]
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+        reason = [*_reason_lines(step), *_follower_lines(followers)]
+        if reason == above:
+            # Said once for all of them.
+            lines[-len(reason) :] = []
+        else:
+            lines.append("")
+        lines += [_title(step), *reason]
+        above = reason
+    return "\n".join(lines) + "\n"
+
+
+def _follower_lines(followers: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["    so these, too:"] if followers else []
+    for step in followers:
+        lines.append(f"        {_title(step)}")
+        if step["kind"] != "parent":
+            lines.append(f"            {step['reason']}")
+        lines += [f"            also: {sentence}" for sentence in step["also"]]
+    return lines
 
 
 def _title(step: Mapping[str, Any]) -> str:

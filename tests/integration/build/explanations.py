@@ -1,12 +1,33 @@
-"""What `stagewright explain` says of the newest build, and what its progress said."""
+"""What `stagewright explain` says of the newest build, and what its progress and the document of reasons say."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from workbench import Workbench
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "explain.md"
+PLAIN = """
+    FROM busybox
+    WORKDIR /app
+    COPY . .
+    RUN cat one > two
+    RUN echo done
+"""
+
+
+def build_plain(bench: Workbench) -> Workbench:
+    """A context that was built once."""
+    bench.dockerfile(PLAIN)
+    bench.write(".dockerignore", "Dockerfile\n.dockerignore\n*.log\n")
+    for name in ("one", "a/b", "a/c", "a/d", "debug.log"):
+        bench.write(name, name)
+    bench.build()
+    return bench
 
 
 class Explained:
@@ -33,6 +54,19 @@ class Explained:
     def ran(self) -> list[str]:
         """The names of the steps that ran."""
         return [step["name"] for step in self.data["steps"]]
+
+
+def examples() -> dict[str, str]:
+    """The sentences that the document gives as examples, by the words for the reasons."""
+    return dict(re.findall(r"^\| `([\w-]+)` \|.*\| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE))
+
+
+def as_documented(told: Explained, step: str, kind: str) -> bool:
+    """Whether a step ran for this reason, and is told so by the document's example, where … stands for anything."""
+    example = re.escape(examples()[kind]).replace("…", ".+")
+    assert told.kind(step) == kind
+    assert re.fullmatch(example, told.why(step)), told.why(step)
+    return True
 
 
 def explain(bench: Workbench, *arguments: object) -> Explained:

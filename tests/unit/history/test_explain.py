@@ -51,7 +51,7 @@ class World:
         steps = steps_of(new, keys)
         present = Present(
             steps=steps,
-            recipe=Recipe(new),
+            recipe=Recipe(new, {}),
             inputs={"context": "/c", "args": {}},
             no_cache=[False] * len(steps),
             files=lambda digest: b"",
