@@ -142,8 +142,8 @@ class Builder:
         self._contexts.add(MAIN_CONTEXT, self._options.context, lambda: exclusion)
         return definition
 
-    def build(self) -> tuple[Plan, Result]:
-        """Build up to the result. Raises StagewrightError."""
+    def build(self, *, takes_layers: bool) -> tuple[Plan, Result]:
+        """Build up to the result; `takes_layers`: some output wants all of it here. Raises StagewrightError."""
         plan = self._plan()
         if self._secrets:
             self._leaks.check_config(plan.config, plan.history_lines)
@@ -154,7 +154,7 @@ class Builder:
         steps = solver.snapshots()
         # Of a leak that an earlier build let pass this one knows, even if it was given no secret.
         if self._secrets or any(step.op.secrets for step, _ in steps if isinstance(step.op, ExecOp)):
-            self._leaks.check_layers(steps, result.snapshot)
+            self._leaks.check_layers(steps, result.snapshot, elsewhere=takes_layers)
         return plan, result
 
     def _plan(self) -> Plan:
@@ -462,7 +462,7 @@ def _build(
         builder = Builder(options, secrets, emitter, cancel, env, recorder, only_here=only_here)
         stack.callback(builder.close)
         with recorder.recording(builder.state.history, emitter.masks):
-            plan, result = builder.build()
+            plan, result = builder.build(takes_layers=any(exporter.takes_layers for exporter in exporters))
             built = _result(builder.export(plan, result, exporters), emitter)
             recorder.outcome = {"image": built.digest, "config": built.config_digest, "names": list(built.names)}
     return built

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 
 class Exporter(ABC):
-    """Makes one output of a result. `title` is the name of its vertex."""
+    """Makes one output of a result. `title` is the name of its vertex.
+
+    `takes_layers` says that it wants all of the result here, and not what is elsewhere left there.
+    """
 
     title: str
+    takes_layers = True
 
     @abstractmethod
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported | None:
@@ -90,20 +94,21 @@ class ImageExporter(Exporter):
         if dest is not None:
             raise UsageError("--output type=image has no dest", hint="type=oci or type=docker write files")
         self._image = _ImageOptions(attrs, tags)
-        self._push = attrs.flag("push", False)
-        self._by_digest = attrs.flag("push-by-digest", False)
+        by_digest = attrs.flag("push-by-digest", False)
+        self._pushes = attrs.flag("push", False) or by_digest
+        self._by_digest = by_digest
+        # The registry that it goes to may have all layers, and then nothing of them has to come here.
+        self.takes_layers = not self._pushes
         self._insecure = attrs.flag("registry.insecure", False)
         self._store = attrs.flag("store", True)
         self._canonical = attrs.flag("name-canonical", False)
         # Our store has nothing to unpack: the snapshots are there already.
         attrs.flag("unpack", False)
-        if (self._push or self._by_digest) and not self._image.names:
+        if self._pushes and not self._image.names:
             raise UsageError("a name is needed when an image is pushed", hint="give it by -t NAME")
 
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported:
-        # The registry that it goes to may have all layers, and then nothing of them has to come here.
-        pushes = self._push or self._by_digest
-        made = self._image.make(result, services, reporter, fetch=not pushes)
+        made = self._image.make(result, services, reporter, fetch=self.takes_layers)
         left = [layer.digest for layer in made.layers if not services.blobs.has(layer.digest)]
         for digest in left if self._store else ():
             services.places.note([digest], services.remote().places(digest))
@@ -114,7 +119,7 @@ class ImageExporter(Exporter):
                 with reporter.status(f"naming to {each}"):
                     services.images.put(str(each), replace(made.descriptor, annotations={}))
             names += [str(each) for each in whole]
-        for name in self._image.names if pushes else ():
+        for name in self._image.names if self._pushes else ():
             target = replace(name, tag=None, digest=made.descriptor.digest) if self._by_digest else name
             self._push_to(target, made, result, services, reporter)
             if self._store:
@@ -234,6 +239,7 @@ class CacheOnlyExporter(Exporter):
     """No output: the build fills the cache."""
 
     title = "exporting to cache only"
+    takes_layers = False
 
     def __init__(self, dest: str | None) -> None:
         if dest is not None:

@@ -143,9 +143,10 @@ class LeakGuard:
             )
             self._settle(case)
 
-    def check_layers(self, results: Iterable[tuple[Vertex, int]], image: int | None) -> None:
+    def check_layers(self, results: Iterable[tuple[Vertex, int]], image: int | None, *, elsewhere: bool) -> None:
         """Search the layers of the image that were built and not pulled, but for those that were searched before.
 
+        Layers of imported caches that are not here are fetched for that with `elsewhere`, and else left out.
         `image` is the snapshot of its files, None for no files. `results` are the snapshots of all vertices of the
         graph: a step among them whose leak was let pass once, or that had secrets which nobody searched for, is told
         of, too, whether the image holds its layer or not.
@@ -160,7 +161,7 @@ class LeakGuard:
                 self._check_known(layer, id)
         todo: list[tuple[_Layer, dict[str, bytes]]] = []
         for snapshot in self._snapshots.layers(image) if self._secrets else ():
-            if self._layers.pulled(snapshot) is not None:
+            if self._layers.pulled(snapshot) is not None or not (elsewhere or self._layers.is_here(snapshot)):
                 continue
             folder = self._snapshots.dir(snapshot)
             layer = built.get(folder) or _Layer(snapshot, folder, None)

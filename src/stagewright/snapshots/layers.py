@@ -48,6 +48,11 @@ class LayerBlobs:
         """The blob that a snapshot was unpacked from, whether its bytes are still here or not."""
         return self._known(self._snapshots.dir(snapshot), _PULLED)
 
+    def is_here(self, snapshot: int) -> bool:
+        """Whether a snapshot's own layer is in the store, its folder or a blob of it."""
+        name = self._snapshots.dir(snapshot)
+        return not self._snapshots.is_lazy(name) or any(self._blobs.has(blob.digest) for blob in self.known(name))
+
     def obtain(
         self,
         snapshot: int,

@@ -207,7 +207,7 @@ class SnapshotStore:
 
         lowers = self.lowers(draft.parent)
         with self._disk(), self._db.transaction():
-            if self._db.query("SELECT 1 FROM lazy_layers WHERE dir = ?", (row.dir,)):
+            if self.is_lazy(row.dir):
                 strip_needless_opaque(draft.fs, lowers)
                 self._place(draft.fs, os.path.join(self._root, row.dir))
                 self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (row.dir,))
@@ -239,6 +239,10 @@ class SnapshotStore:
             (snapshot,),
         )
         return [SnapshotRow(*row) for row in rows]
+
+    def is_lazy(self, name: str) -> bool:
+        """Whether a folder, by its `dir`, is yet to come."""
+        return bool(self._db.query("SELECT 1 FROM lazy_layers WHERE dir = ?", (name,)))
 
     def settle(self, draft: Draft) -> None:
         """Have all changes of a draft in its folder `fs`; it may not be mounted or lent any more, nor again."""
@@ -390,7 +394,7 @@ class SnapshotStore:
         row = self.row(snapshot)
         if row.size is not None:
             return row.size
-        if self._db.query("SELECT 1 FROM lazy_layers WHERE dir = ?", (row.dir,)):
+        if self.is_lazy(row.dir):
             return 0
         privilege.require()
         with self._disk():

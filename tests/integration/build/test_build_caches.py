@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Build, Stagewright
+from harness import Build, Stagewright, is_collected
 from registry_servers import Handler, Script, ScriptedServer
 from workbench import Workbench
 
@@ -54,6 +54,13 @@ def layer_bytes(stagewright: Stagewright, manifest_of: Path) -> int:
     blobs = stagewright.root / "content" / "blobs" / "sha256"
     layers = [layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]]
     return sum((blobs / layer).stat().st_size for layer in layers if (blobs / layer).exists())
+
+
+def missing(stagewright: Stagewright, image: str) -> int:
+    """How many layers of an image are not in the store."""
+    layers = json.loads(stagewright.run("inspect", image).stdout)[0]["layers"]
+    blobs = stagewright.root / "content" / "blobs" / "sha256"
+    return sum(not (blobs / layer["digest"][7:]).exists() for layer in layers)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -115,11 +122,7 @@ def test_a_push_to_where_the_cache_is_fetches_no_layer(bench: Workbench, other: 
     build = other.build("-t", f"{ref}:1", "--push", "--cache-from", f"type=registry,ref={ref}-cache")
     assert build.ran == []
     assert snapshots_on_disk(other.stagewright) == 0
-    stored = other.stagewright.run("inspect", f"{ref}:1").stdout
-    layers = json.loads(stored)[0]["layers"]
-    blobs = other.stagewright.root / "content" / "blobs" / "sha256"
-    assert layers
-    assert [layer["digest"] for layer in layers if (blobs / layer["digest"][7:]).exists()] == []
+    assert missing(other.stagewright, f"{ref}:1") == 7
     bench.stagewright.run("pull", f"{ref}:1")
 
 
@@ -190,6 +193,8 @@ def test_a_build_that_is_killed_while_it_fetches_leaves_what_the_next_one_can_us
         build.communicate()
     files = other.files("--cache-from", f"type=local,src={cache}")
     assert (files.text("/x"), len(files.below("/")) > 3000) == ("2\n", True)
+    while is_collected(other.stagewright.root):
+        time.sleep(0.05)
     other.stagewright.run("prune", "--force")
     store = other.stagewright.root / "snapshots"
     assert [name for folder in ("drafts", "trash") for name in (store / folder).iterdir()] == []
@@ -309,12 +314,33 @@ def test_no_result_that_holds_a_secret_is_exported(bench: Workbench, other: Work
     assert len(build.ran) == 2
 
 
-def test_imported_layers_are_searched_for_the_secrets_of_a_build(bench: Workbench, other: Workbench) -> None:
+def test_imported_layers_that_an_output_takes_are_searched_for_the_secrets_of_a_build(
+    bench: Workbench, other: Workbench, registry: str
+) -> None:
     cache = bench.scratch / "cache"
     bench.dockerfile("FROM busybox\nCOPY settings /settings\n")
     bench.write("settings", "password = hunter2-hunter2\n")
     bench.build("--cache-to", f"type=local,dest={cache}")
     secret = bench.scratch / "token"
     secret.write_text("hunter2-hunter2")
-    output = other.fail("--cache-from", f"type=local,src={cache}", "--secret", f"id=token,src={secret}")
+    flags = ("--cache-from", f"type=local,src={cache}", "--secret", f"id=token,src={secret}")
+    # The build that has made the layer had no such secret, and this one has nothing of the layer.
+    assert other.build(*flags).ran == []
+    assert layer_bytes(other.stagewright, cache) == 0
+    output = other.fail(*flags, "-o", f"type=oci,dest={other.scratch}/app.tar")
     assert "secret token leaks" in output
+    # Now it is here.
+    assert "secret token leaks" in other.fail(*flags)
+
+
+def test_a_push_fetches_no_layer_to_search_it(bench: Workbench, other: Workbench, registry: str) -> None:
+    ref = f"{registry}/searched/app"
+    bench.dockerfile("FROM busybox\nRUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size\n")
+    secret = bench.scratch / "token"
+    secret.write_text("hunter2-hunter2")
+    flags = ("--secret", f"id=token,src={secret}")
+    bench.build(*flags, "--cache-to", f"type=registry,ref={ref}:cache")
+    build = other.build(*flags, "-t", f"{ref}:1", "--push", "--cache-from", f"{ref}:cache")
+    assert build.ran == []
+    assert snapshots_on_disk(other.stagewright) == 0
+    assert missing(other.stagewright, f"{ref}:1") == 2
