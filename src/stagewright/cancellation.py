@@ -29,3 +29,20 @@ class LinkedEvent(threading.Event):
             # Nothing can wait for two events.
             super().wait(left)
         return self.is_set()
+
+
+class Deadline(LinkedEvent):
+    """An event that is also set when `outer` is, and `seconds` after it was made."""
+
+    def __init__(self, outer: threading.Event, seconds: float) -> None:
+        super().__init__(outer)
+        self._end = time.monotonic() + seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is set because the time is over, and for nothing else."""
+        return time.monotonic() >= self._end and not super().is_set()
+
+    def is_set(self) -> bool:
+        """Whether one of the two is set, or the time is over."""
+        return super().is_set() or time.monotonic() >= self._end

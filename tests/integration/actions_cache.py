@@ -44,6 +44,7 @@ class ActionsCache:
         self.uploads: list[str] = []
         self.asked: list[str] = []
         self.broken = 0
+        self.api_token = "token-of-the-api-of-a-test"
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -75,6 +76,9 @@ class ActionsCache:
             if path.path.startswith("/storage/"):
                 self._storage(handler, int(path.path.rpartition("/")[2]), query, body)
                 return
+            if path.path.startswith("/repos/"):
+                self._list(handler, query)
+                return
             scopes = self._scopes(handler)
             if scopes is None:
                 _reply(handler, 401, {"message": "no token"})
@@ -84,6 +88,20 @@ class ActionsCache:
                 self._second(handler, path.path.rpartition("/")[2], json.loads(body), scopes)
             else:
                 _reply(handler, 404, {"message": "no such path"})
+
+    def _list(self, handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        """GitHub's API, which has a token of its own and lists some entries a page."""
+        if handler.headers.get("Authorization") != f"Bearer {self.api_token}":
+            _reply(handler, 401, {"message": "Bad credentials"})
+            return
+        entries = [
+            {"id": number, "ref": entry.scope, "key": entry.key, "version": entry.version}
+            for number, entry in enumerate(self.entries)
+            if entry.content is not None and entry.scope == query["ref"] and entry.key.startswith(query["key"])
+        ]
+        start = (int(query["page"]) - 1) * int(query["per_page"])
+        shown = entries[start : start + int(query["per_page"])]
+        _reply(handler, 200, {"total_count": len(entries), "actions_caches": shown})
 
     def _scopes(self, handler: BaseHTTPRequestHandler) -> list[tuple[str, int]] | None:
         scheme, _, given = (handler.headers.get("Authorization") or "").partition(" ")

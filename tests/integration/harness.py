@@ -63,6 +63,13 @@ class Build:
         return [v.name for v in steps if v.started and not v.cached and not v.name.startswith("[internal]")]
 
     @property
+    def warned(self) -> str:
+        """What the build has warned of, a line each."""
+        lines = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+        warnings = [warning for line in lines for warning in line.get("warnings") or ()]
+        return "\n".join(base64.b64decode(warning["short"]).decode() for warning in warnings)
+
+    @property
     def log(self) -> bytes:
         """What all steps wrote."""
         return b"".join(vertex.log for vertex in self.vertices.values())

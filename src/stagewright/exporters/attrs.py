@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from stagewright.config import parse_duration
 from stagewright.errors import UsageError
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -55,6 +56,18 @@ class Attrs:
         if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
             raise UsageError(f'{self._what}: {key}="{value}" is not a number')
         return int(value)
+
+    def duration(self, key: str, default: float) -> float:
+        """Seconds, from a duration as Go writes it that is more than zero."""
+        value = self._left.pop(key, None)
+        if value is None:
+            return default
+        try:
+            if (seconds := parse_duration(value)) > 0:
+                return seconds
+        except UsageError:
+            pass
+        raise UsageError(f'{self._what}: {key}="{value}" is not a duration', hint="write it as 90s, 5m or 1h30m")
 
     def prefixed(self, pattern: re.Pattern[str]) -> dict[str, str]:
         """All options whose names match."""

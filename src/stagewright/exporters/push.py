@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
 
-from stagewright.config import Config, RegistryTable
 from stagewright.exporters.result import Services
 from stagewright.image.descriptor import Descriptor
 from stagewright.progress.reporter import Reporter, Status
-from stagewright.records import replace
 from stagewright.registry.reference import Reference
 
 
@@ -33,31 +30,19 @@ def push(
 
     sources = [Reference.parse(name) for name in bases]
     mount_from = [source.path for source in sources if source.domain == reference.domain]
-    with ExitStack() as stack:
-        if insecure:
-            from stagewright.registry.client import RegistryClient
-
-            client = RegistryClient(_insecure(services.config, reference.domain), services.env)
-            stack.callback(client.close)
-        else:
-            client = services.client()
-        progress = _Progress(reporter, f"pushing manifest for {reference}@{descriptor.digest}")
-        push_image(
-            client,
-            reference,
-            descriptor,
-            services.blobs,
-            mount_from=tuple(dict.fromkeys(mount_from)),
-            open_blob=services.open_blob,
-            progress=progress.report,
-            cancel=services.cancel,
-        )
-        progress.end()
-
-
-def _insecure(config: Config, domain: str) -> Config:
-    table = config.registries.get(domain, RegistryTable())
-    return replace(config, registries={**config.registries, domain: replace(table, insecure=True)})
+    client = services.client()
+    progress = _Progress(reporter, f"pushing manifest for {reference}@{descriptor.digest}")
+    push_image(
+        client.trusting(reference.domain) if insecure else client,
+        reference,
+        descriptor,
+        services.blobs,
+        mount_from=tuple(dict.fromkeys(mount_from)),
+        open_blob=services.open_blob,
+        progress=progress.report,
+        cancel=services.cancel,
+    )
+    progress.end()
 
 
 class _Progress:

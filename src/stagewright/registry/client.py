@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from stagewright.config import Config
+from stagewright.config import Config, RegistryTable
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import IntegrityError, NotFoundError, RegistryError
 from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import is_digest, sha256_digest, verify_digest
 from stagewright.image.manifest import MAX_MANIFEST_SIZE, parse_manifest
+from stagewright.records import replace
 from stagewright.registry.credentials import CredentialStore
 from stagewright.registry.hosts import Host, pull_hosts, registry_host, tables_by_address
 from stagewright.registry.http import HttpClient, Response
@@ -48,16 +49,36 @@ class RegistryClient:
 
     def __init__(self, config: Config, env: Mapping[str, str] = os.environ) -> None:
         self._config = config
+        self._env = env
         self._http = HttpClient(tables_by_address(config), env)
         self._session = Session(self._http, CredentialStore(env))
+        self._trusting: dict[str, RegistryClient] = {}
+        self._lock = threading.Lock()
+
+    def trusting(self, domain: str) -> RegistryClient:
+        """A client for a registry that may speak HTTP, or TLS with a certificate that nobody vouches for.
+
+        It goes when this one does.
+        """
+        with self._lock:
+            if domain not in self._trusting:
+                tables = self._config.registries
+                table = replace(tables.get(domain, RegistryTable()), insecure=True)
+                config = replace(self._config, registries={**tables, domain: table})
+                self._trusting[domain] = RegistryClient(config, self._env)
+            return self._trusting[domain]
 
     def abort(self) -> None:
         """Break off everything that runs, with CanceledError; the client is of no use after it."""
         self._http.abort()
+        for client in [*self._trusting.values()]:
+            client.abort()
 
     def close(self) -> None:
         """Close idle connections."""
         self._http.close()
+        for client in [*self._trusting.values()]:
+            client.close()
 
     def resolve(self, ref: Reference, cancel: threading.Event | None = None) -> Descriptor:
         """What `ref` names now: the descriptor of a manifest or an index.

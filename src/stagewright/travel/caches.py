@@ -41,7 +41,6 @@ from stagewright.travel.place import CacheStore
 from stagewright.travel.record import CacheMount, CacheRecord
 
 _UNCOMPRESSED = "containerd.io/uncompressed"
-_PUTS_AT_ONCE = 4
 Vertex = Callable[[str], AbstractContextManager[Reporter]]
 
 
@@ -184,7 +183,7 @@ class BuildCaches:
     def _publish(self, spec: ExportSpec, record: CacheRecord, reporter: Reporter) -> None:
         store = self._store(spec)
         descriptors = [*_descriptors(record), *mount_descriptors(record.mounts)]
-        self._put(store, descriptors, reporter)
+        self._put(store, descriptors, spec.uploads, reporter)
         with reporter.status("writing cache manifest"):
             store.publish(record, descriptors, self._cancel)
 
@@ -219,7 +218,7 @@ class BuildCaches:
 
         return make_record(built.solved, chain_of, layer_of, keeps, self._emitter.masked)
 
-    def _put(self, store: CacheStore, blobs: Sequence[Descriptor], reporter: Reporter) -> None:
+    def _put(self, store: CacheStore, blobs: Sequence[Descriptor], at_once: int, reporter: Reporter) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         def put(blob: Descriptor) -> None:
@@ -227,7 +226,7 @@ class BuildCaches:
                 store.put(blob, lambda: self._open(blob), self._cancel)
                 row.update(blob.size)
 
-        with ThreadPoolExecutor(_PUTS_AT_ONCE, "cache-export") as pool:
+        with ThreadPoolExecutor(at_once, "cache-export") as pool:
             for done in [pool.submit(put, blob) for blob in blobs]:
                 done.result()
         if self._cancel.is_set():

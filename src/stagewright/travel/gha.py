@@ -11,16 +11,18 @@ import binascii
 import io
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO
 
+from stagewright.cancellation import Deadline
 from stagewright.content.blobs import BlobStore
 from stagewright.content.remote import Progress
-from stagewright.errors import IntegrityError, NotFoundError, RegistryError
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
 from stagewright.image.descriptor import Descriptor
 from stagewright.image.digest import sha256_digest
 from stagewright.registry.http import HttpClient
-from stagewright.travel.ghaservice import CacheService, Found, ServiceV1, ServiceV2
+from stagewright.travel.ghaservice import CacheService, Found, KeyList, ServiceV1, ServiceV2
 from stagewright.travel.options import GhaPlace
 from stagewright.travel.record import MAX_SIZE, CacheRecord, merged
 
@@ -34,10 +36,18 @@ class GhaStore:
     def __init__(self, client: Callable[[], HttpClient], place: GhaPlace) -> None:
         service = ServiceV2 if place.version == 2 else ServiceV1
         self._service: CacheService = service(client, place.url, place.token)
+        self._client = client
         self._place = place
+        self._lock = threading.Lock()
+        self._export: Deadline | None = None
+        self._listed: set[str] | None = None
 
     def load(self, cancel: threading.Event) -> CacheRecord:
         """See `CacheStore`. Those of the job's own git ref go before those of the default branch."""
+        with self._in_time(Deadline(cancel, self._place.timeout_s)) as limited:
+            return self._load(limited)
+
+    def _load(self, cancel: threading.Event) -> CacheRecord:
         records = []
         for ref, _ in _refs(self._place.token):
             found = self._service.find(f"{self._index(ref)}#", cancel)
@@ -69,11 +79,16 @@ class GhaStore:
     def put(self, blob: Descriptor, open_blob: Callable[[], BinaryIO], cancel: threading.Event) -> None:
         """See `CacheStore`. A key that is taken meanwhile is as good: it has the same bytes."""
         self._own_ref()
-        if self._find_blob(blob.digest, cancel) is None:
-            self._service.save(_blob_key(blob.digest), open_blob, blob.size, cancel)
+        with self._in_time(self._deadline(cancel)) as limited:
+            if not self._is_there(blob.digest, limited):
+                self._service.save(_blob_key(blob.digest), open_blob, blob.size, limited)
 
     def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> None:
         """See `CacheStore`."""
+        with self._in_time(self._deadline(cancel)) as limited:
+            self._publish(record, limited)
+
+    def _publish(self, record: CacheRecord, cancel: threading.Event) -> None:
         beginning = f"{self._index(self._own_ref())}#"
         data = record.to_bytes()
         found = self._service.find(beginning, cancel)
@@ -85,6 +100,32 @@ class GhaStore:
             if self._service.save(f"{beginning}{number}", lambda: io.BytesIO(data), len(data), cancel):
                 return
         raise RegistryError(f"cache service: all keys up to {beginning}{number} are taken")
+
+    def _deadline(self, cancel: threading.Event) -> Deadline:
+        """The end of an export, which begins with what is put first."""
+        with self._lock:
+            if self._export is None:
+                self._export = Deadline(cancel, self._place.timeout_s)
+            return self._export
+
+    @contextmanager
+    def _in_time(self, limited: Deadline) -> Iterator[Deadline]:
+        try:
+            yield limited
+        except CanceledError:
+            if limited.is_over:
+                raise RegistryError(f"cache service: it takes longer than {self._place.timeout_s:g} seconds") from None
+            raise
+
+    def _is_there(self, digest: str, cancel: threading.Event) -> bool:
+        if (listing := self._place.listing) is None:
+            return self._find_blob(digest, cancel) is not None
+        with self._lock:
+            if self._listed is None:
+                keys = KeyList(self._client, listing.api, listing.repository, listing.token)
+                refs = [ref for ref, _ in _refs(self._place.token)]
+                self._listed = keys.beginning_with(_blob_key(""), refs, cancel)
+            return _blob_key(digest) in self._listed
 
     def _own_ref(self) -> str:
         """The git ref that the job may write for."""

@@ -10,6 +10,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import urlencode
 
@@ -29,6 +30,7 @@ _CHUNK = 32 << 20
 _BLOCK = 1 << 20
 _MAX_ANSWER = 1 << 20
 _TAKEN = 409
+_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,33 @@ class CacheService:
                 check_status(response, statuses, "cache service")
 
         retrying(attempt, cancel, _ATTEMPTS)
+
+
+class KeyList:
+    """The keys of a repository's entries, as GitHub's API lists them for who has a token of that."""
+
+    def __init__(self, client: Callable[[], HttpClient], api: str, repository: str, token: str) -> None:
+        self._client = client
+        self._url = f"{api.rstrip('/')}/repos/{repository}/actions/caches"
+        self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
+
+    def beginning_with(self, key: str, refs: Sequence[str], cancel: threading.Event | None) -> set[str]:
+        """All keys of these git refs that begin with `key`. Raises RegistryError."""
+        found: set[str] = set()
+        for ref in refs:
+            page, count = 1, _PAGE
+            while count == _PAGE:
+                query = urlencode({"per_page": _PAGE, "page": page, "key": key, "ref": ref})
+                entries = retrying(partial(self._page, query), cancel, _ATTEMPTS)
+                found.update(entry.string("key") for entry in entries if entry.string("version") == _VERSION)
+                page, count = page + 1, len(entries)
+        return found
+
+    def _page(self, query: str) -> Sequence[Fields]:
+        what = "GitHub's list of caches"
+        with self._client().request("GET", f"{self._url}?{query}", self._headers) as response:
+            check_status(response, (200,), what)
+            return Fields(loads_object(response.read_all(_MAX_ANSWER), what), what).objects("actions_caches")
 
 
 class ServiceV1(CacheService):

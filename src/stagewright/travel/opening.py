@@ -56,7 +56,9 @@ class Opener:
         from stagewright.travel.oci import LocalStore, RegistryStore
 
         if isinstance(place, RegistryPlace):
-            return RegistryStore(self._client, place.ref, self._blobs, self._platform, form, mount_from)
+            domain = place.ref.domain
+            client = (lambda: self._client().trusting(domain)) if place.insecure else self._client
+            return RegistryStore(client, place.ref, self._blobs, self._platform, form, mount_from)
         assert isinstance(place, LocalPlace)
         return LocalStore(place, self._blobs, self._platform, form)
 

@@ -11,6 +11,7 @@ from stagewright.errors import UsageError
 from stagewright.exporters.attrs import Attrs
 from stagewright.image.digest import is_digest
 from stagewright.options import Cache
+from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
 from stagewright.redaction import credentials_in, without_login
 from stagewright.registry.reference import Reference
@@ -18,20 +19,26 @@ from stagewright.snapshots.compress import Compression
 
 TO, FROM = "--cache-to", "--cache-from"
 _TAG = "latest"
+_INSECURE = "registry.insecure"
+_UPLOADS = 4
+_TOUCH_S = 24 * 3600.0
+_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlace:
-    """An image of a registry, whose layers are those of the cache."""
+    """An image of a registry, whose layers are those of the cache. `insecure`: without TLS that anybody vouches for."""
 
     ref: Reference
+    insecure: bool = False
 
     def __str__(self) -> str:
         return self.ref.familiar()
 
     def lasting(self) -> dict[str, str]:
         """The options of a `--cache-from` that leads here from another build, without credentials."""
-        return {"type": "registry", "ref": str(self.ref)}
+        options = {"type": "registry", "ref": str(self.ref)}
+        return {**options, _INSECURE: "true"} if self.insecure else options
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +61,17 @@ class LocalPlace:
 class S3Place:
     """A bucket of an S3 server. Without keys they are those of the environment, as boto3 finds them.
 
-    A cache goes by each of `names`; the first is the one that is read.
+    A cache goes by each of `names`; the first is the one that is read. What is there already, and was not written for
+    `touch_s` seconds, is made as good as new, for a bucket whose content expires.
     """
 
     bucket: str
     region: str
     prefix: str = ""
+    blobs_prefix: str = "blobs/"
+    manifests_prefix: str = "manifests/"
     names: tuple[str, ...] = ("buildkit",)
+    touch_s: float = _TOUCH_S
     endpoint_url: str | None = None
     path_style: bool = False
     access_key_id: str | None = field(default=None, repr=False)
@@ -68,24 +79,39 @@ class S3Place:
     session_token: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}manifests/{self.names[0]}"
+        return f"s3://{self.bucket}/{self.prefix}{self.manifests_prefix}{self.names[0]}"
 
     def lasting(self) -> dict[str, str]:
         """See `RegistryPlace`."""
         options = {"type": "s3", "bucket": self.bucket, "region": self.region, "prefix": self.prefix}
+        options["blobs_prefix"] = self.blobs_prefix
         if self.endpoint_url is not None:
             options["endpoint_url"] = without_login(self.endpoint_url)
         return {**options, "use_path_style": str(self.path_style).lower()}
 
 
 @dataclass(frozen=True, slots=True)
+class GhaListing:
+    """GitHub's API, which lists the caches of a repository (OWNER/NAME)."""
+
+    api: str
+    repository: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class GhaPlace:
-    """The cache service of GitHub Actions, by version 1 or 2 of its interface."""
+    """The cache service of GitHub Actions, by version 1 or 2 of its interface.
+
+    An import, or an export, may take `timeout_s`. With `listing` the keys that are taken are asked for at once.
+    """
 
     url: str
     token: str = field(repr=False)
     version: int
     scope: str = "buildkit"
+    timeout_s: float = _TIMEOUT_S
+    listing: GhaListing | None = None
 
     def __str__(self) -> str:
         return f"GitHub Actions ({self.scope})"
@@ -104,6 +130,7 @@ class InlinePlace:
 
 
 P = TypeVar("P")
+_REPOSITORY = pattern(r"[\w.-]+/[\w.-]+")
 Place = RegistryPlace | LocalPlace | S3Place | GhaPlace
 
 
@@ -112,8 +139,8 @@ class ExportSpec:
     """One `--cache-to`.
 
     `is_max`: of all steps, not just of those whose layers are in the image. `as_image`: as a manifest, not an index.
-    `ignores_errors`: what goes wrong is a warning. With `used_mounts` go the cache mounts that the build used, or with
-    `mounts` those of these IDs.
+    `ignores_errors`: what goes wrong is a warning. `uploads` is how many blobs are sent at once. With `used_mounts` go
+    the cache mounts that the build used, or with `mounts` those of these IDs.
     """
 
     place: Place | InlinePlace
@@ -123,6 +150,7 @@ class ExportSpec:
     oci_mediatypes: bool = True
     as_image: bool = True
     ignores_errors: bool = True
+    uploads: int = _UPLOADS
     used_mounts: bool = False
     mounts: tuple[str, ...] = ()
 
@@ -158,8 +186,14 @@ def parse_export(cache: Cache, env: Mapping[str, str]) -> ExportSpec:
         as_image = attrs.flag("image-manifest", oci)
         if as_image and not oci:
             raise UsageError(f"{TO} type={cache.type}: image-manifest=true needs oci-mediatypes=true")
+    uploads = _UPLOADS
+    if isinstance(place, S3Place) and (number := attrs.integer("upload_parallelism")) is not None:
+        if number < 1:
+            raise UsageError(f"{TO} type=s3: upload_parallelism={number} is less than one")
+        uploads = number
     attrs.finish()
-    return ExportSpec(place, is_max, compression, force, oci, as_image, ignores_errors, used_mounts, cache.mounts)
+    kept = (used_mounts, cache.mounts)
+    return ExportSpec(place, is_max, compression, force, oci, as_image, ignores_errors, uploads, *kept)
 
 
 def parse_import(cache: Cache, env: Mapping[str, str]) -> Place:
@@ -188,7 +222,7 @@ def _make(cache: Cache, makers: Mapping[str, Callable[[], P]], flag: str) -> P:
 
 
 def _registry(attrs: Attrs) -> RegistryPlace:
-    return RegistryPlace(Reference.parse(attrs.required("ref", "the name of an image")))
+    return RegistryPlace(Reference.parse(attrs.required("ref", "the name of an image")), attrs.flag(_INSECURE, False))
 
 
 def _local_source(attrs: Attrs) -> LocalPlace:
@@ -212,7 +246,10 @@ def _s3(attrs: Attrs, env: Mapping[str, str], flag: str) -> S3Place:
         found["bucket"],
         found["region"],
         attrs.text("prefix") or "",
+        attrs.text("blobs_prefix") or "blobs/",
+        attrs.text("manifests_prefix") or "manifests/",
         tuple(name for name in (attrs.text("name") or "buildkit").split(";") if name) or ("buildkit",),
+        attrs.duration("touch_refresh", _TOUCH_S) if flag == TO else _TOUCH_S,
         attrs.text("endpoint_url"),
         attrs.flag("use_path_style", False),
         key_id,
@@ -242,11 +279,22 @@ def _gha(attrs: Attrs, env: Mapping[str, str], flag: str) -> GhaPlace:
         )
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{flag} type=gha: the URL of the cache service is not one of http or https")
-    return GhaPlace(url, token, int(version), scope)
+    listing = _gha_listing(attrs, env) if flag == TO else None
+    return GhaPlace(url, token, int(version), scope, attrs.duration("timeout", _TIMEOUT_S), listing)
+
+
+def _gha_listing(attrs: Attrs, env: Mapping[str, str]) -> GhaListing | None:
+    token = attrs.text("ghtoken")
+    repository = attrs.text("repository") or env.get("GITHUB_REPOSITORY")
+    if not token:
+        return None
+    if not repository or not _REPOSITORY.fullmatch(repository):
+        raise UsageError(f"{TO} type=gha: ghtoken needs repository=OWNER/NAME or $GITHUB_REPOSITORY")
+    return GhaListing(env.get("GITHUB_API_URL") or "https://api.github.com", repository, token)
 
 
 # The options, and the variables of the environment, that are credentials.
-_SECRET_OPTIONS = ("access_key_id", "secret_access_key", "session_token", "token")
+_SECRET_OPTIONS = ("access_key_id", "secret_access_key", "session_token", "token", "ghtoken")
 _SECRET_VARIABLES = {
     "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     "gha": ("ACTIONS_RUNTIME_TOKEN",),

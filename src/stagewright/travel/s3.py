@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, BinaryIO
 
@@ -62,6 +63,7 @@ class S3Store:
             with self._errors(what):
                 there = self._client.head_object(Bucket=self._place.bucket, Key=key)
             if there["ContentLength"] == blob.size:
+                self._touch(key, there["LastModified"], what)
                 return
         except NotFoundError:
             pass
@@ -72,6 +74,17 @@ class S3Store:
 
         with self._errors(what), open_blob() as file:
             self._client.upload_fileobj(file, self._place.bucket, key, Callback=check)
+
+    def _touch(self, key: str, modified: datetime, what: str) -> None:
+        """Make what was written too long ago as good as new, by a copy onto itself."""
+        now = datetime.now(UTC)
+        if (now - modified).total_seconds() < self._place.touch_s:
+            return
+        here = {"Bucket": self._place.bucket, "Key": key}
+        # Without other metadata a server takes no such copy.
+        changes = {"MetadataDirective": "REPLACE", "Metadata": {"updated-at": now.isoformat()}}
+        with self._errors(what):
+            self._client.copy(here, *here.values(), ExtraArgs=changes)
 
     def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> None:
         """See `CacheStore`."""
@@ -91,10 +104,10 @@ class S3Store:
                 yield block
 
     def _blob(self, digest: str) -> str:
-        return f"{self._place.prefix}blobs/{digest}"
+        return f"{self._place.prefix}{self._place.blobs_prefix}{digest}"
 
     def _manifest(self, name: str) -> str:
-        return f"{self._place.prefix}manifests/{name}"
+        return f"{self._place.prefix}{self._place.manifests_prefix}{name}"
 
     @property
     def _client(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import shutil
@@ -10,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Build, Stagewright, is_collected
-from registry_servers import Handler, Script, ScriptedServer
+from harness import Stagewright, is_collected
+from registry_servers import Handler, Script, ScriptedServer, make_image
 from workbench import Workbench
 
 APP = """
@@ -32,14 +31,6 @@ def app(bench: Workbench) -> Workbench:
     bench.write("requirements.txt", "a==1\n")
     bench.write("app.py", "print(1)\n")
     return bench
-
-
-def warnings(build: Build) -> str:
-    """What a build has warned of."""
-    lines = [json.loads(line) for line in build.stderr.splitlines() if line.startswith("{")]
-    return "\n".join(
-        base64.b64decode(warning["short"]).decode() for line in lines for warning in line.get("warnings") or ()
-    )
 
 
 def snapshots_on_disk(stagewright: Stagewright) -> int:
@@ -142,8 +133,20 @@ def test_a_build_argument_asks_for_a_cache_in_the_image(bench: Workbench, value:
     archive = bench.scratch / "app.tar"
     build = bench.build("-o", f"type=oci,dest={archive}", "--build-arg", f"BUILDKIT_INLINE_CACHE={value}")
     assert build.ran == []
-    assert warnings(build) == ""
+    assert build.warned == ""
     assert (b'"moby.buildkit.cache.v0":' in archive.read_bytes()) is wanted
+
+
+def test_a_registry_that_nobody_vouches_for(
+    bench: Workbench, server: ScriptedServer, certificate: tuple[Path, Path]
+) -> None:
+    server.use_tls(*certificate)
+    server.serve_image(make_image(b"layer"))
+    app(bench)
+    place = f"type=registry,ref={server.address}/app:1"
+    assert f"the cache {server.address}/app:1 is not used: {server.address}: " in bench.build("--cache-from", place).warned
+    build = bench.build("--cache-from", f"{place},registry.insecure=true", "--no-cache")
+    assert "it is an image without a cache" in build.warned
 
 
 def test_several_caches_are_merged_and_a_missing_one_is_a_warning(
@@ -159,13 +162,13 @@ def test_several_caches_are_merged_and_a_missing_one_is_a_warning(
     sources = [word for place in places for word in ("--cache-from", place.format("src"))]
     build = other.build("--cache-from", f"{registry}/no/such:cache", *sources)
     assert [name.split("]")[1] for name in build.ran] == [" COPY --from=one /1 /", " COPY --from=two /2 /"]
-    assert f"the cache {registry}/no/such:cache is not used" in warnings(build)
+    assert f"the cache {registry}/no/such:cache is not used" in build.warned
 
 
 def test_offline_asks_no_server_for_a_cache(bench: Workbench, registry: str) -> None:
     app(bench).build("--cache-to", f"type=registry,ref={registry}/offline")
     build = bench.build("--offline", "--cache-from", f"{registry}/offline")
-    assert "--offline forbids to ask its server" in warnings(build)
+    assert "--offline forbids to ask its server" in build.warned
 
 
 def test_two_builds_fetch_one_cache_at_once(bench: Workbench, other: Workbench) -> None:
@@ -208,7 +211,7 @@ def test_a_layer_that_is_lost_or_damaged_is_built_again(bench: Workbench, other:
             blob.write_bytes(bytes(blob.stat().st_size))
     bench.write("app.py", "print(2)\n")
     build = other.build("--cache-from", f"type=local,src={cache}")
-    assert "begins anew without imported caches" in warnings(build)
+    assert "begins anew without imported caches" in build.warned
     shutil.rmtree(cache)
     assert other.build().ran == []
     assert other.files().text("/app/compiled") == "print(2)\n"
@@ -225,7 +228,7 @@ def test_a_layer_that_is_not_what_the_cache_says_is_built_again(bench: Workbench
     forge(cache, json.dumps(document).encode())
     bench.dockerfile(APP + "    RUN echo 2\n")
     build = other.build("--cache-from", f"type=local,src={cache}")
-    assert "begins anew without imported caches" in warnings(build)
+    assert "begins anew without imported caches" in build.warned
     assert other.files().text("/app/compiled") == "print(1)\n"
 
 
@@ -258,7 +261,7 @@ def test_an_export_that_fails_is_a_warning(bench: Workbench) -> None:
     archive = bench.scratch / "app.tar"
     nowhere = "type=registry,ref=127.0.0.1:9/no/cache"
     build = bench.build("-o", f"type=oci,dest={archive}", "--cache-to", nowhere)
-    assert "the cache is not exported to 127.0.0.1:9/no/cache" in warnings(build)
+    assert "the cache is not exported to 127.0.0.1:9/no/cache" in build.warned
     archive.unlink()
     output = bench.fail("-o", f"type=oci,dest={archive}", "--cache-to", f"{nowhere},ignore-error=false")
     assert "the cache could not be exported to 127.0.0.1:9/no/cache" in output
@@ -280,7 +283,7 @@ def test_an_export_to_a_registry_that_refuses_or_dies(
     server.on("PATCH /v2/cache/blobs/uploads/one", script)
     server.on("PUT /v2/cache/blobs/uploads/one", script)
     place = f"type=registry,ref={server.address}/cache"
-    told = warnings(app(bench).build("--cache-to", place))
+    told = app(bench).build("--cache-to", place).warned
     assert f"the cache is not exported to {server.address}/cache:latest" in told
     assert said in told
     assert server.asked("PUT") or server.asked("PATCH")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from actions_cache import ActionsCache, token
 from harness import Stagewright
+from registry_servers import Handler, ScriptedServer
 from workbench import Workbench
 
 from stagewright.registry.http import HttpClient
@@ -89,6 +90,36 @@ def test_scopes_keep_caches_apart(bench: Workbench, other: Workbench, service: A
     bench.dockerfile(TEXT.format("one"))
     bench.build("--cache-to", place(service, 1) + ",scope=a")
     assert len(other.build("--cache-from", place(service, 1) + ",scope=b").ran) == 4
+
+
+def test_a_list_of_keys_takes_the_place_of_many_questions(bench: Workbench, service: ActionsCache) -> None:
+    bench.dockerfile(TEXT.format("one"))
+    where = f"{place(service, 2)},mode=max,ghtoken={service.api_token},repository=owner/name"
+    env = {"GITHUB_API_URL": service.url}
+    bench.build("--cache-to", where, env=env)
+    uploads = len(service.uploads)
+    service.asked.clear()
+    build = bench.build("--cache-to", where, env=env)
+    assert len(service.uploads) == uploads + 1  # The record.
+    assert [path for path in service.asked if "/repos/" in path] == ["/repos/owner/name/actions/caches"]
+    assert sum("GetCacheEntryDownloadURL" in path for path in service.asked) == 1
+    wrong = where.replace(service.api_token, "wrong-token-of-a-test")
+    output = bench.fail("--cache-to", f"{wrong},ignore-error=false", env=env)
+    assert "GitHub's list of caches" in output and "denied access" in output
+    assert "wrong-token" not in output + build.stderr and service.api_token not in build.stderr
+
+
+def test_an_import_that_takes_too_long_is_a_warning(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
+
+    def again(handler: Handler) -> None:
+        handler.reply(503, Retry_After="60")
+
+    slow = ScriptedServer()
+    slow.on("* /.*", again)
+    build = bench.build("--cache-from", f"type=gha,url={slow.url},token={MAIN},timeout=300ms")
+    slow.stop()
+    assert "cache service: it takes longer than 0.3 seconds" in build.warned
 
 
 def test_what_a_job_has_in_its_environment(bench: Workbench, other: Workbench, service: ActionsCache) -> None:

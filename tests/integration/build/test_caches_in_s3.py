@@ -91,6 +91,28 @@ def test_what_is_there_is_not_sent_again(bench: Workbench, s3: str) -> None:
     assert changed == {"again/manifests/buildkit"}
 
 
+def test_prefixes_and_what_was_not_touched_for_long(bench: Workbench, other: Workbench, s3: str) -> None:
+    bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
+    where = place(s3, "named") + ",blobs_prefix=b/,manifests_prefix=m/"
+
+    def blobs() -> dict[str, Any]:
+        entries = client(s3).list_objects_v2(Bucket="caches")["Contents"]
+        return {entry["Key"]: entry["LastModified"] for entry in entries if entry["Key"].startswith("named/b/")}
+
+    bench.build("--cache-to", where)
+    before = blobs()
+    assert "named/m/buildkit" in keys(s3) and before
+    time.sleep(1.1)  # The server tells times in seconds.
+    bench.build("--cache-to", where)
+    assert blobs() == before
+    bench.build("--cache-to", f"{where},touch_refresh=1s,upload_parallelism=1")
+    after = blobs()
+    assert after.keys() == before.keys()
+    assert all(after[key] > before[key] for key in before)
+    other.dockerfile("FROM busybox\nRUN echo 1 > /1\nRUN cat /1 > /2\n")
+    assert len(other.build("--cache-from", where).ran) == 1
+
+
 def test_credentials_are_in_no_message(bench: Workbench, s3: str) -> None:
     bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
     wrong = place(s3, "x").replace("bucket=caches", "bucket=nowhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from stagewright.errors import UsageError
 from stagewright.options import Cache
 from stagewright.snapshots.compress import Compression
 from stagewright.travel.options import (
+    GhaListing,
     GhaPlace,
     InlinePlace,
     LocalPlace,
@@ -118,13 +120,46 @@ def test_s3_takes_what_the_environment_has() -> None:
     assert place == S3Place("b", "r")
     text = "type=s3,bucket=b,region=r,prefix=p/,name=a;b,endpoint_url=http://x,use_path_style=true,access_key_id=i,"
     place = from_(text + "secret_access_key=very-secret,session_token=very-secret-too")
-    assert place == S3Place("b", "r", "p/", ("a", "b"), "http://x", True, "i", "very-secret", "very-secret-too")
+    assert place == S3Place(
+        "b",
+        "r",
+        "p/",
+        names=("a", "b"),
+        endpoint_url="http://x",
+        path_style=True,
+        access_key_id="i",
+        secret_access_key="very-secret",
+        session_token="very-secret-too",
+    )
     assert "very-secret" not in repr(place) and "very-secret" not in str(place)
+
+
+def test_all_else_that_buildkit_knows_of_s3() -> None:
+    text = "type=s3,bucket=b,region=r,blobs_prefix=x-,manifests_prefix=m/"
+    spec = parse_export(parse_cache(f"{text},touch_refresh=1h30m,upload_parallelism=9", "--cache-to"), {})
+    assert spec.place == S3Place("b", "r", blobs_prefix="x-", manifests_prefix="m/", touch_s=5400)
+    assert spec.uploads == 9
+    assert from_(text) == S3Place("b", "r", blobs_prefix="x-", manifests_prefix="m/")
+
+
+def test_what_later_builds_know_of_a_place_is_no_secret() -> None:
+    text = "type=s3,bucket=b,region=r,prefix=p/,blobs_prefix=x/,endpoint_url=http://u:p-p@host/path,access_key_id=i,"
+    place = parse_import(parse_cache(text + "secret_access_key=s,session_token=t", "--cache-from"), {})
+    lasting = place.lasting()
+    again = parse_import(Cache(lasting.pop("type"), lasting), {})
+    assert again == S3Place("b", "r", "p/", "x/", endpoint_url="http://host/path")
+    registry = parse_import(parse_cache("type=registry,ref=r.io/c,registry.insecure=true", "--cache-from"), {})
+    assert registry.lasting() == {"type": "registry", "ref": "r.io/c:latest", "registry.insecure": "true"}
+    job = parse_import(parse_cache("type=gha,url=http://x,token=secret,scope=s", "--cache-from"), {})
+    assert job.lasting() == {"type": "gha", "scope": "s", "version": "1"}
+    assert os.path.isabs(parse_import(Cache("local", {"src": "in"}), {}).lasting()["src"])
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("type=s3,bucket=b,region=r,touch_refresh=often", 'touch_refresh="often" is not a duration'),
+        ("type=s3,bucket=b,region=r,upload_parallelism=0", "upload_parallelism=0 is less than one"),
         ("type=s3,region=r", "needs bucket=... or $AWS_BUCKET"),
         ("type=s3,bucket=b", "needs region=... or $AWS_REGION"),
         ("type=s3,bucket=b,region=r,access_key_id=i", "belong together"),
@@ -165,9 +200,24 @@ def test_gha_takes_what_a_job_has() -> None:
     assert "secret-token" not in repr(from_("type=gha,url_v2=http://x,token=secret-token"))
 
 
+def test_a_list_of_the_keys_of_a_repository() -> None:
+    spec = parse_export(
+        parse_cache("type=gha,url=http://x,token=t,ghtoken=gh-secret,repository=o/n,timeout=2m", "--cache-to"), {}
+    )
+    listing = GhaListing("https://api.github.com", "o/n", "gh-secret")
+    assert spec.place == GhaPlace("http://x", "t", 1, timeout_s=120, listing=listing)
+    assert "gh-secret" not in repr(spec)
+    env = {"GITHUB_API_URL": "https://ghe/api", "GITHUB_REPOSITORY": "a/b"}
+    spec = parse_export(Cache("gha", {"url": "http://x", "token": "t", "ghtoken": "g"}), env)
+    assert isinstance(spec.place, GhaPlace) and spec.place.listing == GhaListing("https://ghe/api", "a/b", "g")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("type=gha,url=http://x,token=t,ghtoken=g", "needs repository=OWNER/NAME or $GITHUB_REPOSITORY"),
+        ("type=gha,url=http://x,token=t,ghtoken=g,repository=a/b/c", "needs repository=OWNER/NAME"),
+        ("type=gha,url=http://x,token=t,timeout=-1s", 'timeout="-1s" is not a duration'),
         ("type=gha", "needs url=... or $ACTIONS_CACHE_URL"),
         ("type=gha,version=2,token=t", "needs url_v2=... or $ACTIONS_RESULTS_URL"),
         ("type=gha,url=http://x", "needs token=... or $ACTIONS_RUNTIME_TOKEN"),
