@@ -10,12 +10,12 @@ import json
 import re
 import threading
 import time
-from email.message import Message
 from urllib.parse import urlencode
 
 from stagewright.errors import RegistryError
 from stagewright.patterns import pattern
 from stagewright.records import dataclass, field
+from stagewright.registry.connection import Headers
 from stagewright.registry.credentials import Credential, CredentialStore
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
 from stagewright.registry.hosts import Host, is_loopback
@@ -45,7 +45,7 @@ class _HostState:
     tokens: dict[frozenset[str], tuple[str, float]] = field(default_factory=dict)
 
 
-def parse_challenges(headers: Message) -> list[Challenge]:
+def parse_challenges(headers: Headers) -> list[Challenge]:
     """The challenges of all WWW-Authenticate headers, in order; what cannot be understood is skipped."""
     challenges = []
     for text in headers.get_all("WWW-Authenticate") or []:

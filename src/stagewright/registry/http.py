@@ -1,15 +1,13 @@
 """The narrow HTTP/1.1 layer below the registry protocol: pooled connections, proxies, redirects, bounded bodies.
 
-It stands on http.client alone, since a build whose steps are all cached still asks registries what its tags mean, and
-must not pay for loading a larger client.
+What a connection sends and reads is in `connection`.
 """
 
 from __future__ import annotations
 
-import http.client
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit
@@ -17,8 +15,8 @@ from urllib.parse import urljoin, urlsplit
 from stagewright.config import RegistryTable
 from stagewright.errors import CanceledError, RegistryError, system_reason
 from stagewright.records import dataclass
+from stagewright.registry.connection import BrokenReplyError, Connection, Reply
 from stagewright.registry.errors import UnreachableError
-from stagewright.registry.pace import PacedResponse
 from stagewright.registry.proxy import Proxy, proxy_for
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ _MAX_IDLE = 8
 _MAX_DRAINED = 64 << 10
 _BLOCK = 256 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_BROKEN = (http.client.HTTPException, OSError)
+_BROKEN = (BrokenReplyError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +61,12 @@ class Response:
     `authorization` is the header of its request, "" for none.
     """
 
-    def __init__(
-        self, client: HttpClient, link: _Link, raw: http.client.HTTPResponse, url: str, authorization: str
-    ) -> None:
+    def __init__(self, client: HttpClient, link: _Link, reply: Reply, url: str, authorization: str) -> None:
         self._client = client
         self._link: _Link | None = link
-        self._raw = raw
-        self.status = raw.status
-        self.headers = raw.headers
+        self._reply = reply
+        self.status = reply.status
+        self.headers = reply.headers
         self.url = url
         self.authorization = authorization
 
@@ -84,17 +80,9 @@ class Response:
         if self._link is None:
             return b""
         try:
-            data = self._raw.read(size)
-        except http.client.IncompleteRead as error:
-            # What came of a chunked body before it broke off is as good as the rest; the next read tells the end.
-            if error.partial:
-                return error.partial
-            self._client.raise_broken(error, self.origin)
+            return self._reply.read(size)
         except _BROKEN as error:
             self._client.raise_broken(error, self.origin)
-        if not data and size and self._raw.length:
-            self._client.raise_broken(http.client.IncompleteRead(b""), self.origin)
-        return data
 
     def read_all(self, limit: int) -> bytes:
         """The whole body. Raises RegistryError where it has more than `limit` bytes."""
@@ -113,13 +101,13 @@ class Response:
             return
         try:
             # A short rest is cheaper to read than a new connection is to make.
-            if self._raw.length is not None and self._raw.length <= _MAX_DRAINED:
-                self._raw.read()
+            if (self._reply.remaining or 0) <= _MAX_DRAINED:
+                while self._reply.remaining and self._reply.read(_MAX_DRAINED):
+                    pass
         except _BROKEN:
             self._client.release(link, reusable=False)
         else:
-            self._client.release(link, reusable=self._raw.isclosed())
-        self._raw.close()
+            self._client.release(link, reusable=self._reply.keeps_connection)
 
     def __enter__(self) -> Response:
         return self
@@ -133,23 +121,8 @@ class _Link:
     """One connection, to its origin or to the proxy before it."""
 
     key: tuple[Origin, Proxy | None]
-    connection: http.client.HTTPConnection
-    sock: socket.socket | None = None
+    connection: Connection
     used: bool = False
-
-
-class _PlainConnection(http.client.HTTPConnection):
-    """A connection without TLS that looks up plain names as bytes.
-
-    Given text, the socket module loads the tables of international names first, in each build that asks a registry.
-    """
-
-    def connect(self) -> None:
-        if not self.host.isascii():
-            super().connect()
-            return
-        self.sock = socket.create_connection((self.host.encode(), self.port), self.timeout)  # type: ignore[arg-type]
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class HttpClient:
@@ -204,10 +177,10 @@ class HttpClient:
         """Break off all requests, which end with CanceledError, as do those that are made later."""
         with self._lock:
             self._aborted = True
-            busy = list(self._busy)
-        for link in busy:
-            if link.sock is not None:
-                _shut_down(link.sock)
+            busy = [link.connection.sock for link in self._busy]
+        for sock in busy:
+            if sock is not None:
+                _shut_down(sock)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -253,8 +226,8 @@ class HttpClient:
             link = self._take(origin, proxy)
             was_used, link.used = link.used, True
             try:
-                raw = self._exchange(link, method, target, headers, body)
-            except _BROKEN as error:
+                reply = _exchange(link, method, target, headers, body)
+            except (*_BROKEN, UnicodeError) as error:
                 self.release(link, reusable=False)
                 # A server may close an idle connection just as it is used again: that request it never saw.
                 if was_used and not isinstance(body, Body) and not isinstance(error, TimeoutError):
@@ -263,32 +236,7 @@ class HttpClient:
             except BaseException:
                 self.release(link, reusable=False)
                 raise
-            return Response(self, link, raw, url, headers.get("Authorization", ""))
-
-    def _exchange(
-        self, link: _Link, method: str, target: str, headers: dict[str, str], body: bytes | Body | None
-    ) -> http.client.HTTPResponse:
-        connection = link.connection
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        connection.putheader("Host", link.key[0].netloc)
-        if "Accept-Encoding" not in headers:
-            connection.putheader("Accept-Encoding", "identity")
-        connection.putheader("User-Agent", "stagewright")
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        if body is None:
-            if method in ("POST", "PUT", "PATCH"):
-                connection.putheader("Content-Length", "0")
-            connection.endheaders()
-        else:
-            connection.putheader("Content-Length", str(body.size if isinstance(body, Body) else len(body)))
-            connection.endheaders()
-            try:
-                _send_body(connection, body)
-            except (BrokenPipeError, ConnectionResetError):
-                # The server had enough of it; what it has to say may already be here.
-                pass
-        return connection.getresponse()
+            return Response(self, link, reply, url, headers.get("Authorization", ""))
 
     def _take(self, origin: Origin, proxy: Proxy | None) -> _Link:
         key = (origin, proxy)
@@ -304,32 +252,26 @@ class HttpClient:
         with self._lock:
             self._busy.add(link)
         try:
-            link.connection.connect()
+            sock = link.connection.connect(_CONNECT_TIMEOUT_S)
         except (*_BROKEN, UnicodeError) as error:
             # The socket module raises UnicodeError for what cannot be a host's name.
             self.release(link, reusable=False)
             self._raise_connect(error, origin, proxy)
-        # The connection forgets its socket once a response is to be its last, and abort() must still reach it.
-        link.sock = link.connection.sock
-        link.sock.settimeout(_READ_TIMEOUT_S)
+        sock.settimeout(_READ_TIMEOUT_S)
         return link
 
-    def _connection(self, origin: Origin, proxy: Proxy | None) -> http.client.HTTPConnection:
+    def _connection(self, origin: Origin, proxy: Proxy | None) -> Connection:
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
         if origin.scheme == "http":
-            plain = _PlainConnection(host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK)
-            plain.response_class = PacedResponse
-            return plain
-        connection = http.client.HTTPSConnection(
-            host, port, timeout=_CONNECT_TIMEOUT_S, blocksize=_BLOCK, context=self._context(origin)
-        )
-        connection.response_class = PacedResponse
+            return Connection(host, port)
+        tunnel = None
         if proxy is not None:
-            headers = {"Host": f"{origin.host}:{origin.port}"}
+            target = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
+            fields = [("Host", target)]
             if proxy.authorization:
-                headers["Proxy-Authorization"] = proxy.authorization
-            connection.set_tunnel(origin.host, origin.port, headers)
-        return connection
+                fields.append(("Proxy-Authorization", proxy.authorization))
+            tunnel = (target, fields)
+        return Connection(host, port, tls=self._context(origin), server_name=origin.host, tunnel=tunnel)
 
     def _context(self, origin: Origin) -> ssl.SSLContext:
         from stagewright.registry.tls import tls_context
@@ -350,8 +292,7 @@ class HttpClient:
             ) from error
         if isinstance(error, ssl.SSLError):
             raise UnreachableError(f"{origin.netloc}: TLS failed: {_tls_reason(error)}", connected=False) from error
-        broke = isinstance(error, http.client.HTTPException)
-        if proxy is not None and isinstance(error, OSError) and not broke and not self._aborted:
+        if proxy is not None and isinstance(error, OSError) and not self._aborted:
             reason = f"the proxy {proxy.host}:{proxy.port} did not connect: {system_reason(error)}"
             raise UnreachableError(f"{origin.netloc}: {reason}", connected=False) from error
         self.raise_broken(error, origin, connected=False)
@@ -389,13 +330,28 @@ def _default_port(scheme: str) -> int:
     return 80 if scheme == "http" else 443
 
 
-def _send_body(connection: http.client.HTTPConnection, body: bytes | Body) -> None:
-    if isinstance(body, bytes):
-        connection.send(body)
-        return
-    with body.open() as file:
-        while block := file.read(_BLOCK):
-            connection.send(block)
+def _exchange(
+    link: _Link, method: str, target: str, headers: Mapping[str, str], body: bytes | Body | None
+) -> Reply:
+    fields = [("Host", link.key[0].netloc)]
+    if "Accept-Encoding" not in headers:
+        fields.append(("Accept-Encoding", "identity"))
+    fields.append(("User-Agent", "stagewright"))
+    fields += headers.items()
+    if body is not None:
+        fields.append(("Content-Length", str(body.size if isinstance(body, Body) else len(body))))
+    elif method in ("POST", "PUT", "PATCH"):
+        fields.append(("Content-Length", "0"))
+    return link.connection.request(method, target, fields, _chunks(body))
+
+
+def _chunks(body: bytes | Body | None) -> Iterator[bytes]:
+    if isinstance(body, Body):
+        with body.open() as file:
+            while block := file.read(_BLOCK):
+                yield block
+    elif body:
+        yield body
 
 
 def _shut_down(sock: socket.socket) -> None:

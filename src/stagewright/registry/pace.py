@@ -1,53 +1,43 @@
-"""Responses that must come at some pace: a read timeout alone lets a server send one byte a minute for ever."""
+"""Replies that must come at some pace: a read timeout alone lets a server send one byte a minute for ever."""
 
 from __future__ import annotations
 
-import http.client
-import io
 import socket
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-# In so much time of waiting for a response at least so much of it has to come, head and body alike.
+# In so much time of waiting for a reply at least so much of it has to come, head and body alike.
 _WINDOW_S = 120.0
 _LEAST_BYTES = 256 << 10
 
 
-class PacedResponse(http.client.HTTPResponse):
-    """A response whose reads raise TimeoutError where it comes too slowly. Only time spent in waiting counts."""
+class PacedSocket:
+    """Reads one reply from a socket. Raises TimeoutError where it comes too slowly; only time spent waiting counts."""
 
-    def __init__(
-        self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
-    ) -> None:
-        super().__init__(sock, debuglevel, method, url)
-        self.fp = io.BufferedReader(_Paced(self.fp.detach()))
-
-
-class _Paced(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase) -> None:
-        super().__init__()
-        self._raw = raw
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._waited_s = 0.0
         self._came = 0
 
-    def readable(self) -> bool:
-        return True
+    def receive(self, size: int) -> memoryview:
+        """What has come, at least one byte and up to `size`; nothing at the end."""
+        view = memoryview(bytearray(size))
+        return view[: self._receive_into(view)]
 
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer only at the end."""
+        view = memoryview(bytearray(size))
+        filled = 0
+        while filled < size and (count := self._receive_into(view[filled:])):
+            filled += count
+        return bytes(view[:filled])
+
+    def _receive_into(self, view: memoryview) -> int:
         begun = time.monotonic()
-        count = self._raw.readinto(buffer)
+        count = self._sock.recv_into(view)
         self._waited_s += time.monotonic() - begun
-        self._came += count or 0
+        self._came += count
         if self._waited_s > _WINDOW_S:
             if self._came < _LEAST_BYTES:
                 raise TimeoutError
             self._waited_s, self._came = 0.0, 0
         return count
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sqlite3
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from stagewright.frontend.convert import convert
 from stagewright.frontend.options import Options
 from stagewright.image.platform import Platform
 from stagewright.registry.auth import Authorizer
+from stagewright.registry.connection import Headers
 from stagewright.registry.credentials import Credential
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
 from stagewright.registry.hosts import Host
@@ -193,8 +193,7 @@ class Answer:
 
     def __init__(self, status: int, body: bytes = b"", challenge: str = f'Bearer realm="{TOKENS}"') -> None:
         self.status, self.body = status, body
-        self.headers = Message()
-        self.headers["WWW-Authenticate"] = challenge
+        self.headers = Headers(("WWW-Authenticate", challenge))
 
     @property
     def origin(self) -> Origin:

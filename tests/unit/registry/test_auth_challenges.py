@@ -1,16 +1,12 @@
-from email.message import Message
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stagewright.registry.auth import Challenge, parse_challenges
+from stagewright.registry.connection import Headers
 
 
-def headers(*values: str) -> Message:
-    message = Message()
-    for value in values:
-        message["WWW-Authenticate"] = value
-    return message
+def headers(*values: str) -> Headers:
+    return Headers(*(("WWW-Authenticate", value) for value in values))
 
 
 def test_a_bearer_challenge_is_read() -> None:
