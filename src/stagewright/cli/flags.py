@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 from stagewright.cli.values import parse_bool
 from stagewright.errors import UsageError
 
+# All texts are English. To look for translations of argparse's costs each command a module and a search for files.
+vars(argparse)["_"] = str
+
 
 class _HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:

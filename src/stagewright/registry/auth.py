@@ -5,7 +5,7 @@ Follows the distribution project's "Token Authentication Specification" and RFC 
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import re
 import threading
@@ -183,7 +183,8 @@ def _merge_scopes(scopes: frozenset[str], more: str) -> list[str]:
 
 
 def _basic(credential: Credential) -> str:
-    return "Basic " + base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()
+    pair = f"{credential.username}:{credential.password}"
+    return "Basic " + binascii.b2a_base64(pair.encode(), newline=False).decode()
 
 
 def _login_hint(host: Host) -> str:
