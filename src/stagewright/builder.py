@@ -32,6 +32,7 @@ from stagewright.frontend.rules import Finding
 from stagewright.graph.ops import ExecOp
 from stagewright.graph.vertex import Vertex
 from stagewright.history.recorder import Recorder
+from stagewright.image.descriptor import Descriptor
 from stagewright.image.platform import host_platform, parse_platform
 from stagewright.ops.dispatch import runners
 from stagewright.ops.result import Result
@@ -129,6 +130,7 @@ class Builder:
         if self._caches is not None and options.cache_from:
             self.state.cache_mounts.seed = self._caches.mounts.seed
         self._built: Solver | None = None
+        self.exported_cache: Descriptor | None = None
 
     def prepare(self) -> Definition:
         """Keep the store from being collected, and read what the build is given. Raises StagewrightError."""
@@ -247,7 +249,7 @@ class Builder:
             with self._vertex(exporter.title, f"#{number}") as reporter:
                 made.append(exporter.export(exported, services, reporter))
         if self._caches is not None:
-            self._caches.export(self._what_was_built(plan, layers))
+            self.exported_cache = self._caches.export(self._what_was_built(plan, layers))
         return made
 
     def _what_was_built(self, plan: Plan, layers: Sequence[int]) -> Built:
@@ -463,12 +465,13 @@ def _build(
         stack.callback(builder.close)
         with recorder.recording(builder.state.history, emitter.masks):
             plan, result = builder.build(takes_layers=any(exporter.takes_layers for exporter in exporters))
-            built = _result(builder.export(plan, result, exporters), emitter)
+            images = builder.export(plan, result, exporters)
+            built = _result(images, builder.exported_cache, emitter)
             recorder.outcome = {"image": built.digest, "config": built.config_digest, "names": list(built.names)}
     return built
 
 
-def _result(images: Sequence[Exported | None], emitter: Emitter) -> BuildResult:
+def _result(images: Sequence[Exported | None], cache: Descriptor | None, emitter: Emitter) -> BuildResult:
     image = next((image for image in images if image is not None), None)
     names = dict.fromkeys(name for image in images if image is not None for name in image.names)
     return BuildResult(
@@ -477,6 +480,7 @@ def _result(images: Sequence[Exported | None], emitter: Emitter) -> BuildResult:
         descriptor=image.descriptor.to_json() if image else None,
         names=tuple(names),
         warnings=tuple(emitter.warnings),
+        cache=cache.to_json() if cache else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -121,7 +122,8 @@ class BuildResult:
     """What a build made.
 
     `digest` is that of the image's manifest and `config_digest` its image ID; both None where no output was an image.
-    `names` are the names it got. `warnings` are all that were reported.
+    `names` are the names it got. `warnings` are all that were reported. `cache` is the descriptor of the manifest or
+    index of the last exported cache that has one.
     """
 
     digest: str | None
@@ -129,6 +131,7 @@ class BuildResult:
     descriptor: Mapping[str, Any] | None
     names: tuple[str, ...]
     warnings: tuple[WarningEvent, ...]
+    cache: Mapping[str, Any] | None = None
 
     def metadata(self) -> dict[str, Any]:
         """What `docker buildx build --metadata-file` writes, as JSON-able data."""
@@ -141,6 +144,9 @@ class BuildResult:
             data["containerimage.digest"] = self.digest
         if self.names:
             data["image.name"] = ",".join(self.names)
+        if self.cache is not None:
+            # A text in a text, as BuildKit answers it.
+            data["cache.manifest"] = json.dumps(dict(self.cache), separators=(",", ":"))
         return data
 
 

@@ -120,14 +120,18 @@ class BuildCaches:
 
         return make
 
-    def export(self, built: Built) -> None:
-        """Export all but what is in an image; what fails is a warning, or raised where that was asked for."""
+    def export(self, built: Built) -> Descriptor | None:
+        """Export all but what is in an image; what fails is a warning, or raised where that was asked for.
+
+        Answers the manifest or index of the last export that has one.
+        """
+        last: Descriptor | None = None
         for spec in self._exports:
             if isinstance(spec.place, InlinePlace):
                 continue
             with self._vertex(f"exporting cache to {spec.place}") as reporter:
                 try:
-                    self._export(spec, built, reporter)
+                    last = self._export(spec, built, reporter) or last
                 except (CanceledError, PrivilegeNeededError):
                     raise
                 except StagewrightError as error:
@@ -137,8 +141,9 @@ class BuildCaches:
                         raise
                     detail = (error.hint,) if error.hint else ()
                     reporter.warn(f"the cache is not exported to {spec.place}: {error.message}", detail=detail)
+        return last
 
-    def _export(self, spec: ExportSpec, built: Built, reporter: Reporter) -> None:
+    def _export(self, spec: ExportSpec, built: Built, reporter: Reporter) -> Descriptor | None:
         def blob_of(snapshot: int) -> LayerBlob:
             if self._cancel.is_set():
                 raise CanceledError
@@ -151,7 +156,7 @@ class BuildCaches:
             record = self._record(built, spec.is_max, blob_of)
         if spec.used_mounts:
             record = replace(record, mounts=self._pack_mounts(spec, built, reporter))
-        self._publish(spec, record, reporter)
+        return self._publish(spec, record, reporter)
 
     def _pack_mounts(self, spec: ExportSpec, built: Built, reporter: Reporter) -> tuple[CacheMount, ...]:
         """The cache mounts that an export asks for, in the order of their identities."""
@@ -180,12 +185,12 @@ class BuildCaches:
                 packed.append(mount)
         return tuple(packed)
 
-    def _publish(self, spec: ExportSpec, record: CacheRecord, reporter: Reporter) -> None:
+    def _publish(self, spec: ExportSpec, record: CacheRecord, reporter: Reporter) -> Descriptor | None:
         store = self._store(spec)
         descriptors = [*_descriptors(record), *mount_descriptors(record.mounts)]
         self._put(store, descriptors, spec.uploads, reporter)
         with reporter.status("writing cache manifest"):
-            store.publish(record, descriptors, self._cancel)
+            return store.publish(record, descriptors, self._cancel)
 
     def _record(self, built: Built, is_max: bool, blob_of: Callable[[int], LayerBlob]) -> CacheRecord:
         rows = {row.id: row for row in self._state.snapshots.rows()}

@@ -6,6 +6,7 @@ is there once, by its digest, however many files have it. Nothing in a list is o
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from stagewright.errors import IntegrityError
 from stagewright.image.digest import validate_digest
 from stagewright.image.gojson import Fields, loads_object
 from stagewright.records import dataclass
+from stagewright.snapshots import owners
+from stagewright.snapshots.overlay import is_overlay_xattr
 
 LIST_TYPE = "application/vnd.stagewright.cachemount.list.v1+json+zstd"
 PACK_TYPE = "application/vnd.stagewright.cachemount.pack.v1+zstd"
@@ -22,6 +25,7 @@ _MAX_LIST = 256 << 20
 _LEVEL = 3
 # The kernel takes it for "as it is".
 _NO_ID = (1 << 32) - 1
+_CAPABILITY = "security.capability"
 
 Kind = Literal["file", "dir", "link", "hard"]
 
@@ -40,7 +44,8 @@ class Entry:
     """A file below a cache mount's folder, "" for the folder itself.
 
     `mtime` is in nanoseconds. `target` is what a link leads to, the path of another entry for a hard link (which has
-    nothing else of its own), and the digest of a file's content.
+    nothing else of its own), and the digest of a file's content. `xattrs` are those extended attributes that travel, in
+    the order of their names: capabilities and what is of the user's own kind.
     """
 
     path: str
@@ -50,6 +55,13 @@ class Entry:
     gid: int = 0
     mtime: int = 0
     target: str = ""
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+
+
+def has_place(xattr: str) -> bool:
+    """Whether an extended attribute means on another machine what it means here."""
+    own = xattr == owners.ATTRIBUTE or is_overlay_xattr(xattr)
+    return xattr == _CAPABILITY or (xattr.startswith("user.") and not own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,8 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
     value: dict[str, Any] = {"path": entry.path, "kind": entry.kind}
     if entry.kind != "hard":
         value |= {"mode": entry.mode, "uid": entry.uid, "gid": entry.gid, "mtime": entry.mtime}
+    if entry.xattrs:
+        value["xattrs"] = [[name, base64.b64encode(data).decode()] for name, data in entry.xattrs]
     return {**value, "target": entry.target} if entry.target else value
 
 
@@ -128,7 +142,24 @@ def _entry(fields: Fields, kinds: dict[str, str]) -> Entry:
     if not 0 <= mode <= 0o7777 or max(uid, gid) >= _NO_ID or min(uid, gid) < 0:
         raise IntegrityError(f"{fields.what}: mode or owner is out of range")
     kinds[path] = kind
-    return Entry(path, kind, mode, uid, gid, fields.integer("mtime"), target)  # type: ignore[arg-type]
+    xattrs = _xattrs(fields)
+    if xattrs and kind not in ("file", "dir"):
+        raise IntegrityError(f"{fields.what}: extended attributes of what has none")
+    return Entry(path, kind, mode, uid, gid, fields.integer("mtime"), target, xattrs)  # type: ignore[arg-type]
+
+
+def _xattrs(fields: Fields) -> tuple[tuple[str, bytes], ...]:
+    value = fields.raw("xattrs")
+    if value is None:
+        return ()
+    try:
+        found = tuple((str(name), base64.b64decode(text, validate=True)) for name, text in value)
+        good = all(has_place(name) and "\0" not in name and os.fsencode(name) for name, _ in found)
+    except (TypeError, ValueError):  # Whatever is not a list of pairs of texts.
+        good = False
+    if not good:
+        raise IntegrityError(f"{fields.what}: its extended attributes are none that travel")
+    return found
 
 
 def _check_place(what: str, path: str, kind: str, kinds: Mapping[str, str]) -> None:

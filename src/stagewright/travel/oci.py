@@ -89,13 +89,14 @@ class RegistryStore:
         """See `CacheStore`."""
         self._client().push_blob(self._ref, blob, open_blob, self._mount_from(), None, cancel)
 
-    def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> None:
+    def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> Descriptor:
         """See `CacheStore`."""
         digest = self._blobs.write(data := record.to_bytes())
         config = Descriptor(CACHE_CONFIG, digest, len(data))
         self.put(config, lambda: self._blobs.open(digest), cancel)
         media_type, document = self._form.manifest(config, blobs)
         self._client().push_manifest(self._ref, document, media_type, cancel)
+        return Descriptor(media_type, sha256_digest(document), len(document))
 
 
 class LocalStore:
@@ -134,7 +135,7 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot write the cache {self._place.folder}: {error.strerror}") from error
 
-    def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> None:
+    def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> Descriptor:
         """See `CacheStore`."""
         data = record.to_bytes()
         config = Descriptor(CACHE_CONFIG, sha256_digest(data), len(data))
@@ -150,6 +151,7 @@ class LocalStore:
             _write(os.path.join(self._place.folder, "index.json"), Index((*self._others(), entry)).to_bytes())
         except OSError as error:
             raise StoreError(f"cannot write the cache {self._place.folder}: {error.strerror}") from error
+        return target
 
     def _others(self) -> list[Descriptor]:
         """What the folder's index leads to under other tags."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -13,7 +14,7 @@ from stagewright.content.blobs import BlobStore
 from stagewright.errors import StoreError
 from stagewright.snapshots import owners
 from stagewright.snapshots.tree import walk
-from stagewright.travel.files import Entry, FileList, Pack
+from stagewright.travel.files import Entry, FileList, Pack, has_place
 
 _BLOCK = 1 << 20
 _LEVEL = 3
@@ -87,7 +88,19 @@ def _scan(
 def _entry(name: str, info: os.stat_result, path: bytes, kind: str, target: str = "") -> Entry:
     uid, gid = owners.read(info, path)
     mode = 0o777 if kind == "link" else stat.S_IMODE(info.st_mode)
-    return Entry(name, kind, mode, uid, gid, info.st_mtime_ns, target)  # type: ignore[arg-type]
+    xattrs = () if kind == "link" else _xattrs(path)
+    return Entry(name, kind, mode, uid, gid, info.st_mtime_ns, target, xattrs)  # type: ignore[arg-type]
+
+
+def _xattrs(path: bytes) -> tuple[tuple[str, bytes], ...]:
+    try:
+        names = sorted(filter(has_place, os.listxattr(path, follow_symlinks=False)))
+        return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
+    except OSError as error:
+        # Some file systems have none.
+        if error.errno == errno.ENOTSUP:
+            return ()
+        raise
 
 
 def _open(path: bytes) -> BinaryIO:

@@ -26,5 +26,10 @@ class CacheStore(Protocol):
     def put(self, blob: Descriptor, open_blob: Callable[[], BinaryIO], cancel: threading.Event) -> None:
         """Have a blob there; `open_blob` gives its bytes, and is called only where they must be sent."""
 
-    def publish(self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event) -> None:
-        """Let the place lead to this cache from now on; the blobs, all that it needs, have been put there."""
+    def publish(
+        self, record: CacheRecord, blobs: Sequence[Descriptor], cancel: threading.Event
+    ) -> Descriptor | None:
+        """Let the place lead to this cache from now on; the blobs, all that it needs, have been put there.
+
+        Answers what leads to the cache where that is a manifest or an index.
+        """

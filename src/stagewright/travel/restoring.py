@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -25,7 +26,7 @@ def restore(
     fetch: Callable[[Descriptor], None],
     check: Callable[[], None],
 ) -> None:
-    """Fill a folder, which is empty and nobody else's, with the files of a list, their modes, owners and times.
+    """Fill a folder, which is empty and nobody else's, with the files of a list, and all that is theirs.
 
     `fetch` has a blob in the store. `check` is called now and then, and may raise. Each content is checked against its
     digest. The list has been checked to lead nowhere else (see `FileList.from_bytes`). Raises IntegrityError, OSError.
@@ -89,10 +90,22 @@ class _Writer:
                 owners.change(path, entry.uid, entry.gid)
                 if entry.kind != "link":
                     os.chmod(path, entry.mode)
+                    # A change of the owner takes capabilities away.
+                    _set_xattrs(path, entry)
                 os.utime(path, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
 
     def _path(self, path: str) -> bytes:
         return os.path.join(self._folder, os.fsencode(path)) if path else self._folder
+
+
+def _set_xattrs(path: bytes, entry: Entry) -> None:
+    for name, value in entry.xattrs:
+        try:
+            os.setxattr(path, name, value, follow_symlinks=False)
+        except OSError as error:
+            # The file system here has none.
+            if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                raise
 
 
 def _copy(read: Callable[[int], bytes], digest: str, size: int, path: bytes | None, check: Callable[[], None]) -> None:

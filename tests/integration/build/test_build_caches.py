@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Stagewright, is_collected
+from harness import Stagewright, is_collected, output_of
 from registry_servers import Handler, Script, ScriptedServer, make_image
 from workbench import Workbench
 
@@ -92,6 +92,17 @@ def test_a_cache_is_the_same_bytes_each_time(bench: Workbench, other: Workbench)
     indexes = [(folder / "index.json").read_bytes() for folder in (one, two, three)]
     assert indexes[0] == indexes[1] == indexes[2]
     assert snapshots_on_disk(other.stagewright) == 0
+
+
+def test_the_metadata_file_names_the_cache(bench: Workbench, registry: str) -> None:
+    metadata = bench.scratch / "metadata"
+    ref = f"{registry}/named/cache"
+    app(bench).build("--cache-to", f"type=registry,ref={ref}", "--metadata-file", metadata)
+    told = json.loads(json.loads(metadata.read_text())["cache.manifest"])
+    assert told["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    assert output_of("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{ref}@{told['digest']}")
+    bench.build("--cache-to", "type=registry,ref=127.0.0.1:9/no/cache", "--metadata-file", metadata)
+    assert "cache.manifest" not in json.loads(metadata.read_text())
 
 
 @pytest.mark.parametrize("form", ["", ",image-manifest=false", ",oci-mediatypes=false", ",compression=zstd"])

@@ -113,6 +113,28 @@ def test_mounts_keep_owners_and_modes(bench: Workbench, other: Workbench) -> Non
     assert {line.split()[3] for line in seen} == {"1577934245"}
 
 
+def test_mounts_keep_extended_attributes(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    look = (
+        "import os; names = [n for n in sorted(os.listxattr('/c/f')) if 'stagewright' not in n];"
+        " print([(n, os.getxattr('/c/f', n)) for n in names], os.getxattr('/c/d', 'user.of'))"
+    )
+    # CAP_NET_RAW, permitted and effective.
+    capability = "0100000200200000000000000000000000000000"
+    make = (
+        "import os; os.mkdir('/c/d'); open('/c/f', 'w').close(); os.chown('/c/f', 7, 8);"
+        " os.setxattr('/c/f', 'user.note', bytes(range(256))); os.setxattr('/c/d', 'user.of', b'');"
+        f" os.setxattr('/c/f', 'security.capability', bytes.fromhex('{capability}'))"
+    )
+    text = "FROM python:3.13-slim\nRUN --mount=type=cache,target=/c python3 -c \"{}\" > /seen\n"
+    bench.dockerfile(text.format(make))
+    bench.build("--cache-to", f"type=local,dest={cache},mounts=true")
+    bench.dockerfile(text.format(look))
+    assert other.files("--cache-from", f"type=local,src={cache}").text("/seen") == (
+        f"{[('security.capability', bytes.fromhex(capability)), ('user.note', bytes(range(256)))]} b''\n"
+    )
+
+
 @pytest.fixture
 def proxy() -> Iterator[CountingProxy]:
     made = CountingProxy()

@@ -149,6 +149,15 @@ def changed(files: FileList, change: dict[str, object], index: int = 1) -> bytes
         {"uid": -1},
         {"gid": (1 << 32) - 1},
         {"mtime": "now"},
+        {"xattrs": 3},
+        {"xattrs": [["user.a"]]},
+        {"xattrs": [["user.a", "?"]]},
+        {"xattrs": [["user.\ud800", "YQ=="]]},
+        {"xattrs": [["user.a\0", "YQ=="]]},
+        {"xattrs": [["trusted.a", "YQ=="]]},
+        {"xattrs": [["user.overlay.opaque", "eQ=="]]},
+        {"xattrs": [["user.stagewright.owner", "MTox"]]},
+        {"kind": "link", "target": "a", "xattrs": [["user.a", "YQ=="]]},
     ],
 )
 def test_a_list_that_leads_out_is_refused(tmp_path: Path, blobs: BlobStore, change: dict[str, object]) -> None:
