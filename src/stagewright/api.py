@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stagewright.options import (
@@ -136,42 +136,41 @@ def build(
     """
     from stagewright.afterwards import collect_afterwards
     from stagewright.door import passage
-    from stagewright.state import default_root
 
     cancel = cancel or threading.Event()
-    options = BuildOptions(
-        context=os.fspath(context),
-        file=None if file is None else os.fspath(file),
-        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
-        tags=tuple(tags),
+    options = _options(
+        context,
+        file,
+        dockerfile,
+        root,
+        config,
+        cancel,
+        tags=tags,
         target=target,
-        build_args=dict(build_args or {}),
-        build_contexts=dict(build_contexts or {}),
-        secrets=tuple(secrets),
-        ssh=tuple(ssh),
+        build_args=build_args,
+        build_contexts=build_contexts,
+        secrets=secrets,
+        ssh=ssh,
         outputs=outputs_of(outputs, push=push, load=load),
-        cache_from=tuple(cache_from),
-        cache_to=tuple(cache_to),
+        cache_from=cache_from,
+        cache_to=cache_to,
         no_cache=no_cache,
-        no_cache_filter=tuple(no_cache_filter),
+        no_cache_filter=no_cache_filter,
         pull=pull,
-        labels=dict(labels or {}),
-        annotations=dict(annotations or {}),
+        labels=labels,
+        annotations=annotations,
         network=network,
-        allow=tuple(allow),
-        add_hosts=tuple(add_hosts),
+        allow=allow,
+        add_hosts=add_hosts,
         shm_size=shm_size,
-        ulimits=tuple(ulimits),
-        limits=limits or StepLimits(),
+        ulimits=ulimits,
+        limits=limits,
         platform=platform,
         jobs=jobs,
         offline=offline,
         oci_runtime=oci_runtime,
         host_ca=host_ca,
         secret_leak=secret_leak,
-        # Behind the door the user is another one, with other defaults.
-        root=default_root(os.environ) if root is None else os.fspath(root),
-        config=None if config is None else os.fspath(config),
     )
     try:
         result: BuildResult = passage.call(
@@ -206,21 +205,21 @@ def call(
     arguments are those of `build`, as is what is raised.
     """
     from stagewright.door import passage
-    from stagewright.state import default_root
 
     cancel = cancel or threading.Event()
-    options = BuildOptions(
-        context=os.fspath(context),
-        file=None if file is None else os.fspath(file),
-        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
+    options = _options(
+        context,
+        file,
+        dockerfile,
+        root,
+        config,
+        cancel,
         target=target,
-        build_args=dict(build_args or {}),
-        build_contexts=dict(build_contexts or {}),
+        build_args=build_args,
+        build_contexts=build_contexts,
         pull=pull,
         platform=platform,
         offline=offline,
-        root=default_root(os.environ) if root is None else os.fspath(root),
-        config=None if config is None else os.fspath(config),
     )
     report: CheckReport | Outline | TargetList = passage.call(
         "stagewright.evaluation:run_call",
@@ -263,34 +262,65 @@ def dry_run(
     such a step's `state` is "may run", and of one that certainly would "would run".
     """
     from stagewright.door import passage
-    from stagewright.state import default_root
 
     cancel = cancel or threading.Event()
-    options = BuildOptions(
-        context=os.fspath(context),
-        file=None if file is None else os.fspath(file),
-        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
+    options = _options(
+        context,
+        file,
+        dockerfile,
+        root,
+        config,
+        cancel,
         target=target,
-        build_args=dict(build_args or {}),
-        build_contexts=dict(build_contexts or {}),
-        secrets=tuple(secrets),
-        ssh=tuple(ssh),
-        cache_from=tuple(cache_from),
+        build_args=build_args,
+        build_contexts=build_contexts,
+        secrets=secrets,
+        ssh=ssh,
+        cache_from=cache_from,
         no_cache=no_cache,
-        no_cache_filter=tuple(no_cache_filter),
+        no_cache_filter=no_cache_filter,
         pull=pull,
         network=network,
-        allow=tuple(allow),
-        add_hosts=tuple(add_hosts),
+        allow=allow,
+        add_hosts=add_hosts,
         shm_size=shm_size,
-        ulimits=tuple(ulimits),
+        ulimits=ulimits,
         platform=platform,
         offline=offline,
-        root=default_root(os.environ) if root is None else os.fspath(root),
-        config=None if config is None else os.fspath(config),
     )
     told: dict[str, Any] = passage.call("stagewright.evaluation:run_dry", (options, dict(os.environ)), on_event, cancel)
     return told
+
+
+def _options(
+    context: str | os.PathLike[str],
+    file: str | os.PathLike[str] | None,
+    dockerfile: bytes | None,
+    root: str | os.PathLike[str] | None,
+    config: str | os.PathLike[str] | None,
+    cancel: threading.Event,
+    **given: Any,
+) -> BuildOptions:
+    """The options of a build whose arguments were `given`: copies, which the caller changes no more."""
+    from stagewright.state import default_root
+
+    return BuildOptions(
+        context=os.fspath(context),
+        file=None if file is None else os.fspath(file),
+        dockerfile=_piped(file, cancel) if dockerfile is None else dockerfile,
+        # Behind the door the user is another one, with other defaults.
+        root=default_root(os.environ) if root is None else os.fspath(root),
+        config=None if config is None else os.fspath(config),
+        **{name: _copied(value) for name, value in given.items() if value is not None},
+    )
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, str | bytes):
+        return value
+    if isinstance(value, Mapping):
+        return dict(value)
+    return tuple(value) if isinstance(value, Iterable) else value
 
 
 def _piped(file: str | os.PathLike[str] | None, cancel: threading.Event) -> bytes | None:

@@ -14,6 +14,7 @@ from stagewright import privilege
 from stagewright.bases import BaseImages
 from stagewright.cache.leases import BuildLease
 from stagewright.cancellation import LinkedEvent
+from stagewright.clients import Clients
 from stagewright.confidential import confidential
 from stagewright.config import Config
 from stagewright.config import load as load_config
@@ -51,15 +52,11 @@ from stagewright.state import State
 
 if TYPE_CHECKING:
     from stagewright.leaks.guard import LeakGuard
-    from stagewright.registry.client import RegistryClient
-    from stagewright.registry.http import HttpClient
     from stagewright.sandbox.spec import Runtime
     from stagewright.snapshots.selection import Choice
     from stagewright.sources.git import GitSource
     from stagewright.sources.http import HttpSource
     from stagewright.travel.caches import Built
-
-_CANCEL_CHECK_S = 0.1
 
 
 class Builder:
@@ -88,31 +85,28 @@ class Builder:
         self._env = env
         self.config: Config = load_config(options.config, env)
         self.state = State(options.root, env, "copies" if self.config.chroot else self.config.snapshotter)
-        self._client: RegistryClient | None = None
-        self._http: HttpClient | None = None
         self._runtime: Runtime | None = None
         self._named = NamedContexts(options.build_contexts)
         self._contexts = LocalContexts(self.state.context_indexes)
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
         self._opened = ExitStack()
-        self._closed = threading.Event()
-        self._watchers: list[threading.Thread] = []
         self._lock = threading.Lock()
         self.platform = host_platform() if options.platform is None else parse_platform(options.platform)
+        self.clients = Clients(self.config, env, cancel)
         self._elsewhere = Elsewhere(
             options,
             env,
             self.state,
             self.platform,
-            self.client,
-            self._http_client,
+            self.clients.registry,
+            self.clients.http,
             self._vertex,
             emitter,
             cancel,
             only_here=only_here,
         )
         self.images = ImageSource(
-            self.client,
+            self.clients.registry,
             self.state.blobs,
             self.state.snapshots,
             self.state.images,
@@ -225,7 +219,7 @@ class Builder:
             images=state.images,
             config=self.config,
             env=self._env,
-            client=self.client,
+            client=self.clients.registry,
             cancel=self._cancel,
             places=state.places,
             remote=lambda: self._elsewhere.remote,
@@ -259,47 +253,22 @@ class Builder:
 
     def close(self) -> None:
         """Give everything back; what steps still run is killed."""
-        self._closed.set()
-        for watcher in self._watchers:
-            watcher.join()
+        self.clients.stop_watching()
         if self._runtime is not None:
             self._runtime.close()
         self.remotes.close()
         self._agents.close()
         self._contexts.close()
         self._opened.close()
-        if self._client is not None:
-            self._client.close()
+        self.clients.close()
         self.state.close()
 
     # --- what a build is given ------------------------------------------------------------------------------------
 
-    def client(self) -> RegistryClient:
-        """The registry client, made when the network is first needed."""
-        with self._lock:
-            if self._client is None:
-                from stagewright.registry.client import RegistryClient
-
-                self._client = RegistryClient(self.config, self._env)
-                self._watch(self._client)
-            return self._client
-
-    def _http_client(self) -> HttpClient:
-        """The client for servers that are no registries, made when the first of them is asked."""
-        with self._lock:
-            if self._http is None:
-                from stagewright.registry.http import HttpClient
-
-                # Trust that the configuration gives to a registry is not for every URL of that host.
-                self._http = HttpClient({}, self._env)
-                self._watch(self._http)
-                self._opened.callback(self._http.close)
-            return self._http
-
     def _http_source(self) -> HttpSource:
         from stagewright.sources.http import HttpSource
 
-        client = self._http_client()
+        client = self.clients.http()
         snapshots, db, secret = self.state.snapshots, self.state.db, self._secrets.get
         return HttpSource(client, snapshots, db, secret, self._cancel, offline=self._options.offline)
 
@@ -316,18 +285,6 @@ class Builder:
             self._cancel,
             offline=self._options.offline,
         )
-
-    def _watch(self, client: RegistryClient | HttpClient) -> None:
-        watcher = threading.Thread(target=self._abort_when_canceled, args=(client,), daemon=True)
-        watcher.start()
-        self._watchers.append(watcher)
-
-    def _abort_when_canceled(self, client: RegistryClient | HttpClient) -> None:
-        """Break off a read that waits for a silent registry, which looks at no event."""
-        while not self._closed.wait(_CANCEL_CHECK_S):
-            if self._cancel.is_set():
-                client.abort()
-                return
 
     def _get_runtime(self) -> Runtime:
         with self._lock:
