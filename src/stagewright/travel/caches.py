@@ -24,13 +24,14 @@ from stagewright.snapshots.searches import SecretSearches
 from stagewright.solver.solver import Solved
 from stagewright.state import State
 from stagewright.travel.exporting import make_record
-from stagewright.travel.importing import ImportingKeys, Imports, Source
+from stagewright.travel.importing import PATIENCE_S, ImportingKeys, Imports, Source
 from stagewright.travel.mounts import MountTransfer, matching, used_by
 from stagewright.travel.mounts import descriptors as mount_descriptors
 from stagewright.travel.oci import Form
 from stagewright.travel.opening import Opener
 from stagewright.travel.options import (
     ExportSpec,
+    GhaPlace,
     InlinePlace,
     LocalPlace,
     RegistryPlace,
@@ -92,7 +93,15 @@ class BuildCaches:
     @cached_property
     def imports(self) -> Imports:
         """The caches that are imported."""
-        sources = [Source(str(place), self._opener.open(place), place.lasting()) for place in self._places]
+        sources = [
+            Source(
+                str(place),
+                self._opener.open(place),
+                place.lasting(),
+                place.timeout_s if isinstance(place, GhaPlace) else PATIENCE_S,
+            )
+            for place in self._places
+        ]
         return Imports(sources, self._remote, self._vertex, self._cancel)
 
     @cached_property
@@ -140,7 +149,8 @@ class BuildCaches:
                         error.hint = error.hint or "all outputs are made; without ignore-error=false it only warns"
                         raise
                     detail = (error.hint,) if error.hint else ()
-                    reporter.warn(f"the cache is not exported to {spec.place}: {error.message}", detail=detail)
+                    reason = error.message.removeprefix(f"{spec.place}: ")
+                    reporter.warn(f"the cache is not exported to {spec.place}: {reason}", detail=detail)
         return last
 
     def _export(self, spec: ExportSpec, built: Built, reporter: Reporter) -> Descriptor | None:

@@ -44,10 +44,6 @@ class GhaStore:
 
     def load(self, cancel: threading.Event) -> CacheRecord:
         """See `CacheStore`. Those of the job's own git ref go before those of the default branch."""
-        with self._in_time(Deadline(cancel, self._place.timeout_s)) as limited:
-            return self._load(limited)
-
-    def _load(self, cancel: threading.Event) -> CacheRecord:
         records = []
         for ref, _ in _refs(self._place.token):
             found = self._service.find(f"{self._index(ref)}#", cancel)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from stagewright.cache.keys import CachedKey, CachedResult, KeyStore
+from stagewright.cancellation import LinkedEvent
 from stagewright.content.db import Database
 from stagewright.content.remote import RemoteBlobs
-from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
+from stagewright.errors import CanceledError, PrivilegeNeededError, RegistryError, StagewrightError
 from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
 from stagewright.snapshots.lazy import LazyLayers
@@ -17,14 +20,21 @@ from stagewright.travel.mounts import descriptors
 from stagewright.travel.place import CacheStore
 from stagewright.travel.record import CacheMount, CacheRecord, CacheStep
 
+PATIENCE_S = 60.0
+_LOOK_INTERVAL_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One `--cache-from`: what it is called, what reads it, and the options that lead there from other builds."""
+    """One `--cache-from`: what it is called, what reads it, and the options that lead there from other builds.
+
+    One that gives no answer within `patience_s` is passed over.
+    """
 
     name: str
     store: CacheStore
     place: Mapping[str, str]
+    patience_s: float
 
 
 class Imports:
@@ -75,7 +85,7 @@ class Imports:
         """As `mounts`, for who wants nothing else of the caches: raises StagewrightError where one cannot be read."""
         found: dict[str, CacheMount] = {}
         for source in self._sources:
-            record = source.store.load(self._cancel)
+            record = self._ask(source)
             self._learn(record, source)
             found = {**{mount.id: mount for mount in record.mounts}, **found}
         return found
@@ -113,13 +123,45 @@ class Imports:
     def _load(self, source: Source) -> CacheRecord | None:
         with self._vertex(f"importing cache from {source.name}") as reporter:
             try:
-                return source.store.load(self._cancel)
+                record = self._ask(source)
+                if not record.steps and not record.mounts:
+                    reporter.warn(f"the cache {source.name} is of no use: it was exported by another builder")
+                return record
             except (CanceledError, PrivilegeNeededError):
                 return None  # Whoever asked for the caches finds out.
             except StagewrightError as error:
                 detail = (error.hint,) if error.hint else ()
-                reporter.warn(f"the cache {source.name} is not used: {error.message}", detail=detail)
+                # A registry says by itself what it was asked for.
+                reason = error.message.removeprefix(f"{source.name}: ")
+                reporter.warn(f"the cache {source.name} is not used: {reason}", detail=detail)
                 return None
+
+
+    def _ask(self, source: Source) -> CacheRecord:
+        """What a source has. Whoever waits for a server that is silent is left alone with it after a while."""
+        stop = LinkedEvent(self._cancel)
+        answers: queue.SimpleQueue[CacheRecord | BaseException] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(source.store.load(stop))
+            except BaseException as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, name="cache-import", daemon=True).start()
+        end = time.monotonic() + source.patience_s
+        while not self._cancel.is_set():
+            try:
+                answer = answers.get(timeout=_LOOK_INTERVAL_S)
+            except queue.Empty:
+                if time.monotonic() < end:
+                    continue
+                stop.set()
+                raise RegistryError(f"there is no answer within {source.patience_s:g} seconds") from None
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+        raise CanceledError
 
 
 class ImportingKeys(KeyStore):

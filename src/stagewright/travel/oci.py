@@ -206,7 +206,11 @@ def _document(
     try:
         data = blobs.read(target.digest)
     except (NotFoundError, IntegrityError):
-        data = origin.fetch_manifest(ref, target, cancel)
+        try:
+            data = origin.fetch_manifest(ref, target, cancel)
+        except IntegrityError as error:
+            error.put_before(f"its manifest {target.digest} is damaged")
+            raise
         blobs.write(data)
     return parse_manifest(data, target.media_type)
 

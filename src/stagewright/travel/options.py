@@ -103,7 +103,7 @@ class GhaListing:
 class GhaPlace:
     """The cache service of GitHub Actions, by version 1 or 2 of its interface.
 
-    An import, or an export, may take `timeout_s`. With `listing` the keys that are taken are asked for at once.
+    To read what is there, or an export, may take `timeout_s`. With `listing` taken keys are asked for all at once.
     """
 
     url: str

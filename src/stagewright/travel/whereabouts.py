@@ -14,6 +14,7 @@ from stagewright.options import Cache
 from stagewright.registry.reference import Reference
 from stagewright.travel.opening import Opener
 from stagewright.travel.options import LocalPlace, parse_import
+from stagewright.travel.place import CacheStore
 
 _AT_ONCE = 4
 
@@ -29,6 +30,8 @@ class Whereabouts:
         self._opener = opener
         self._env = env
         self._offline = offline
+        self._lock = threading.Lock()
+        self._opened: dict[tuple[tuple[str, str], ...], CacheStore] = {}
 
     def of(self, digest: str) -> list[Fetch]:
         """What fetches a blob from each place that it is known to be in."""
@@ -55,14 +58,22 @@ class Whereabouts:
         def fetch(
             blob: Descriptor, store: BlobStore, progress: Progress | None, cancel: threading.Event | None
         ) -> None:
-            attrs = {key: text for key, text in options.items() if key != "type"}
-            try:
-                place = parse_import(Cache(options["type"], attrs), self._env)
-            except UsageError as error:
-                # Its credentials were those of the build that has left the blob there.
-                raise NotFoundError(error.message, hint=error.hint) from error
-            if self._offline and not isinstance(place, LocalPlace):
-                raise NotFoundError(f"{place}: --offline forbids to ask its server")
-            self._opener.open(place).fetch(blob, store, progress, cancel)
+            self._open(options).fetch(blob, store, progress, cancel)
 
         return fetch
+
+    def _open(self, options: dict[str, str]) -> CacheStore:
+        """What reads in a place, which is opened once. Raises NotFoundError where this build may not or cannot ask."""
+        key = tuple(sorted(options.items()))
+        with self._lock:
+            if key not in self._opened:
+                attrs = {name: text for name, text in key if name != "type"}
+                try:
+                    place = parse_import(Cache(options["type"], attrs), self._env)
+                except UsageError as error:
+                    # Its credentials were those of the build that has left the blob there.
+                    raise NotFoundError(error.message, hint=error.hint) from error
+                if self._offline and not isinstance(place, LocalPlace):
+                    raise NotFoundError(f"{place}: --offline forbids to ask its server")
+                self._opened[key] = self._opener.open(place)
+            return self._opened[key]

@@ -178,6 +178,34 @@ def test_several_caches_are_merged_and_a_missing_one_is_a_warning(
     assert f"the cache {registry}/no/such:cache is not used" in build.warned
 
 
+def test_several_caches_of_one_folder_are_merged(bench: Workbench, other: Workbench) -> None:
+    bench.dockerfile("FROM busybox AS one\nRUN echo 1 > /1\nFROM busybox AS two\nRUN echo 2 > /2\n")
+    folder = bench.scratch / "caches"
+    for stage in ("one", "two"):
+        bench.build("--target", stage, "--cache-to", f"type=local,dest={folder},tag={stage}")
+    sources = [word for tag in ("one", "two", "3") for word in ("--cache-from", f"type=local,src={folder},tag={tag}")]
+    other.dockerfile(
+        "FROM busybox AS one\nRUN echo 1 > /1\nFROM busybox AS two\nRUN echo 2 > /2\n"
+        "FROM busybox\nCOPY --from=one /1 /\nCOPY --from=two /2 /\n"
+    )
+    build = other.build(*sources)
+    assert [name.split("]")[1] for name in build.ran] == [" COPY --from=one /1 /", " COPY --from=two /2 /"]
+    assert build.warned == f"the cache {folder}:3 is not used: oci-layout {folder}: no image has the tag 3"
+
+
+def test_a_damaged_cache_and_one_of_another_builder_are_warnings(bench: Workbench, other: Workbench) -> None:
+    damaged, foreign = bench.scratch / "damaged", bench.scratch / "foreign"
+    app(bench).build("--cache-to", f"type=local,dest={damaged}", "--cache-to", f"type=local,dest={foreign}")
+    for blob in (damaged / "blobs" / "sha256").iterdir():
+        blob.write_bytes(b"{}")
+    forge(foreign, b'{"layers":[],"records":[]}')
+    build = other.build(*(f"--cache-from=type=local,src={cache}" for cache in (damaged, foreign)))
+    assert len(build.ran) == 8
+    told = sorted(build.warned.splitlines())
+    assert told[0].startswith(f"the cache {damaged} is not used: content has digest ")
+    assert told[1:] == [f"the cache {foreign} is of no use: it was exported by another builder"]
+
+
 def test_offline_asks_no_server_for_a_cache(bench: Workbench, registry: str) -> None:
     app(bench).build("--cache-to", f"type=registry,ref={registry}/offline")
     build = bench.build("--offline", "--cache-from", f"{registry}/offline")
