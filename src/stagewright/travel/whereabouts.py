@@ -13,14 +13,14 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.options import Cache
 from stagewright.registry.reference import Reference
 from stagewright.travel.opening import Opener
-from stagewright.travel.options import LocalPlace, parse_import
+from stagewright.travel.options import parse_import
 from stagewright.travel.place import CacheStore
 
 _AT_ONCE = 4
 
 
 class Whereabouts:
-    """Fetches such blobs. `env` has what servers are asked with; `offline` asks none.
+    """Fetches such blobs. `env` has what servers are asked with; `offline` knows of none.
 
     Its methods may be called from several threads.
     """
@@ -35,7 +35,8 @@ class Whereabouts:
 
     def of(self, digest: str) -> list[Fetch]:
         """What fetches a blob from each place that it is known to be in."""
-        return [self._fetch_from(place) for place in self._places.of(digest)]
+        places = self._places.of(digest)
+        return [self._fetch_from(place) for place in places if place["type"] == "local" or not self._offline]
 
     def bring(self, wanted: Iterable[Descriptor], store: BlobStore) -> None:
         """Have blobs in the store, a few at once. Raises LostLayerError for one that no place gives."""
@@ -63,7 +64,7 @@ class Whereabouts:
         return fetch
 
     def _open(self, options: dict[str, str]) -> CacheStore:
-        """What reads in a place, which is opened once. Raises NotFoundError where this build may not or cannot ask."""
+        """What reads in a place, which is opened once. Raises NotFoundError for a server that this build cannot ask."""
         key = tuple(sorted(options.items()))
         with self._lock:
             if key not in self._opened:
@@ -73,7 +74,5 @@ class Whereabouts:
                 except UsageError as error:
                     # Its credentials were those of the build that has left the blob there.
                     raise NotFoundError(error.message, hint=error.hint) from error
-                if self._offline and not isinstance(place, LocalPlace):
-                    raise NotFoundError(f"{place}: --offline forbids to ask its server")
                 self._opened[key] = self._opener.open(place)
             return self._opened[key]

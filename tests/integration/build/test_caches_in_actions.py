@@ -109,7 +109,7 @@ def test_a_list_of_keys_takes_the_place_of_many_questions(bench: Workbench, serv
     assert "wrong-token" not in output + build.stderr and service.api_token not in build.stderr
 
 
-def test_an_import_that_takes_too_long_is_a_warning(bench: Workbench) -> None:
+def test_a_service_that_takes_too_long(bench: Workbench) -> None:
     bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
 
     def again(handler: Handler) -> None:
@@ -117,8 +117,11 @@ def test_an_import_that_takes_too_long_is_a_warning(bench: Workbench) -> None:
 
     slow = ScriptedServer()
     slow.on("* /.*", again)
-    build = bench.build("--cache-from", f"type=gha,url={slow.url},token={MAIN},timeout=300ms")
+    where = f"type=gha,url={slow.url},token={MAIN},timeout=300ms"
+    build = bench.build("--cache-from", where)
+    output = bench.fail("--cache-to", f"{where},ignore-error=false")
     slow.stop()
+    assert "cache service: it takes longer than 0.3 seconds" in output
     assert build.warned == "the cache GitHub Actions (buildkit) is not used: there is no answer within 0.3 seconds"
 
 

@@ -111,6 +111,14 @@ def test_a_later_build_finds_its_steps_without_the_cache(machine: Machine) -> No
     assert machine.bench.files().text("/made") == machine.made
 
 
+def test_offline_asks_no_place_on_a_server(machine: Machine) -> None:
+    # The base's files have never been here, either.
+    assert "busybox:latest: a part of the image is not here, and --offline" in machine.bench.fail("--offline")
+    machine.stagewright.run("tag", machine.name, "local/app:1")
+    machine.bench.dockerfile("FROM local/app:1\nRUN true\n")
+    assert "--offline forbids a pull" in machine.bench.fail("--offline")
+
+
 def test_a_layer_that_nobody_has_any_more(machine: Machine) -> None:
     machine.stop()
     first = machine.left()[0]
