@@ -21,7 +21,7 @@ from stagewright.config import load as load_config
 from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
 from stagewright.dockerfile.ignore import Matcher, read_patterns
 from stagewright.elsewhere import Elsewhere
-from stagewright.errors import LostLayerError, NotFoundError, UsageError
+from stagewright.errors import LOST, NotFoundError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.checks import misspelt_arguments
@@ -41,7 +41,6 @@ from stagewright.ops.worker import Worker
 from stagewright.options import SECRET_LEAK_MODES, BuildOptions, BuildResult, with_inline_cache
 from stagewright.progress.events import Sink, WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
-from stagewright.records import replace
 from stagewright.registry.dockerconfig import proxy_arguments
 from stagewright.solver.solver import Solver
 from stagewright.sources.image import ImageSource
@@ -449,10 +448,15 @@ def run_build(options: BuildOptions, env: Mapping[str, str], sink: Sink | None, 
     options = with_inline_cache(options)
     recorder = Recorder(options, env, sink)
     with confidential(options, env, recorder) as (secrets, emitter):
+
+        def run(options: BuildOptions, only_here: bool) -> BuildResult:
+            stop = LinkedEvent(cancel)
+            return _build(options, secrets, emitter, stop, env, exporters, recorder, only_here=only_here)
+
         try:
-            return _build(options, secrets, emitter, LinkedEvent(cancel), env, exporters, recorder)
-        except LostLayerError as lost:
-            # What has its files elsewhere is a miss now; what was built by then is in the store.
-            emitter(WarningEvent("", f"the build begins anew without imported caches: {lost.message}"))
-            without = replace(options, cache_from=())
-            return _build(without, secrets, emitter, cancel, env, exporters, recorder, only_here=True)
+            return run(options, False)
+        except LOST as error:
+            from stagewright.recovery import begin_anew
+
+            # What was built by then is in the store.
+            return begin_anew(error, run, options, emitter)

@@ -49,6 +49,8 @@ _MAX_DOCKERFILE = 16 << 20
 # What buildx takes of a URL.
 _MAX_FETCHED = 512 << 10
 _LOOK_INTERVAL_MS = 100
+# How long somebody who writes to a pipe may take to open it.
+_PATIENCE_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +263,7 @@ def read_file(path: str, what: str, cancel: threading.Event) -> bytes:
         with open(handle, "rb", buffering=0) as file:
             mode = os.fstat(handle).st_mode
             if stat.S_ISFIFO(mode):
-                return _limited(_read_pipe(handle, cancel), what, path)
+                return _limited(_read_pipe(handle, what, path, cancel), what, path)
             if not stat.S_ISREG(mode) and what == "ignore file":
                 raise UsageError(f"the {what} {path} is not a file")
             os.set_blocking(handle, True)
@@ -285,19 +287,28 @@ def _near(path: str) -> str | None:
     return f"did you mean {os.path.join(folder, best)}?" if best else None
 
 
-def _read_pipe(handle: int, cancel: threading.Event) -> bytes:
+def _read_pipe(handle: int, what: str, path: str, cancel: threading.Event) -> bytes:
     """All that is written to a pipe, once somebody writes to it."""
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     data = bytearray()
+    patience_ms = _PATIENCE_MS
     while len(data) <= _MAX_DOCKERFILE:
         if cancel.is_set():
             raise CanceledError
         # Nothing can wait for a pipe and for an event.
         if not poll.poll(_LOOK_INTERVAL_MS):
+            patience_ms -= _LOOK_INTERVAL_MS
+            if patience_ms > 0:
+                continue
+        try:
+            block = os.read(handle, _MAX_DOCKERFILE)
+        except BlockingIOError:
+            # Somebody will write: whoever is there may take any time.
             continue
-        block = os.read(handle, _MAX_DOCKERFILE)
         if not block:
+            if not data and patience_ms <= 0:
+                raise UsageError(f"the {what} {path} is a pipe that nobody writes to")
             break
         data += block
     return bytes(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -9,6 +10,9 @@ from stagewright.harmless import clean_block, clean_name
 from stagewright.records import dataclass, field
 from stagewright.redaction import redact_text
 
+# How the system says that there is no room for more.
+_NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+_MAKE_ROOM = "make room on that disk; stagewright du says what the store takes, prune --all frees it"
 # No terminal shows more of an instruction that goes on for a million lines.
 _MOST_ROWS = 40
 
@@ -73,6 +77,8 @@ class StagewrightError(Exception):
     def __init__(self, message: str, *, location: SourceRange | None = None, hint: str | None = None) -> None:
         self.message = _encodable(message)
         self.location = location
+        if hint is None and message.endswith(_NO_ROOM):
+            hint = _MAKE_ROOM
         self.hint = hint and _encodable(hint)
         super().__init__(self.message)
 
@@ -141,6 +147,22 @@ class PrivilegeNeededError(SandboxError):
 
 class StoreError(StagewrightError):
     """The state directory cannot be used: permissions, version, damage or space."""
+
+
+class DamagedMetadataError(StoreError):
+    """The metadata file of the state directory is not what was written to it."""
+
+
+class LostSnapshotError(StoreError):
+    """The folder of a snapshot is missing, or was missed by another build, which has forgotten the snapshot."""
+
+
+class DamagedBlobError(IntegrityError):
+    """A blob of the state directory is not what its digest says any more; it has been removed."""
+
+
+# What a build that meets one of these does without: it runs once more (see `recovery`).
+LOST = (DamagedBlobError, DamagedMetadataError, LostLayerError, LostSnapshotError)
 
 
 class CanceledError(StagewrightError):

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from stagewright.content.folders import make_private
-from stagewright.errors import IntegrityError, NotFoundError, StoreError
+from stagewright.errors import DamagedBlobError, IntegrityError, NotFoundError, StoreError
 from stagewright.image.digest import is_digest, sha256_digest, split_digest, verify_digest
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _VerifiedFile(io.RawIOBase):
         self._left -= count
         if (self._left <= 0 or not count) and self._hash.hexdigest() != split_digest(self._digest)[1]:
             self._store.discard_damaged(self._digest)
-            raise IntegrityError(
+            raise DamagedBlobError(
                 f"blob {self._digest} was damaged on the disk, and has been removed",
                 hint="build again: it is made or fetched anew; stagewright check looks for more damage",
             )

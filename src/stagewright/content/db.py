@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stagewright.errors import StoreError
+from stagewright.errors import DamagedMetadataError, StoreError
 
 # What each version of the file adds to the one before; a file of an earlier one gets what it lacks when it is opened.
 _SCHEMAS = (
@@ -130,6 +130,9 @@ CREATE TABLE blob_places (
 """,
 )
 SCHEMA_VERSION = len(_SCHEMAS)
+TABLES = frozenset(line.split()[2] for line in "\n".join(_SCHEMAS).splitlines() if line.startswith("CREATE TABLE"))
+# What SQLite says of a sound file in which something else stands than was written.
+_NOT_AS_WRITTEN = ("no such table", "no such column", "Could not decode")
 
 
 class Database:
@@ -148,7 +151,11 @@ class Database:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._open(path)
+            try:
+                self._open(path)
+            except BaseException:
+                self._connection.close()
+                raise
         except sqlite3.Error as error:
             raise _refusal(path, "opened", error) from error
         except OSError as error:
@@ -242,14 +249,16 @@ class Database:
 
 def _refusal(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
     """What SQLite's error means for who uses the store, and what can be done."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return StoreError(
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(_NOT_AS_WRITTEN):
+        return DamagedMetadataError(
             f"the metadata file {path} is damaged: {error}",
             hint="stagewright check says what of the store is whole, and check --repair lets builds work again",
         )
     # SQLite gives other names to a full disk, too, where it is about files beside the one that it writes to.
-    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)):
+    other_name = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE or other_name:
         return StoreError(
             f"the metadata file {path} cannot be {doing}: the disk is full",
             hint="make room on it; stagewright du says what the store takes, prune --all frees it",
@@ -259,7 +268,10 @@ def _refusal(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
             f"the metadata file {path} cannot be {doing}: the state directory is read-only",
             hint="make it writable, or use another --root",
         )
-    return StoreError(f"the metadata file {path} cannot be {doing}: {error}")
+    return StoreError(
+        f"the metadata file {path} cannot be {doing}: {error}",
+        hint="the disk may be full, over its quota or failing" if code == sqlite3.SQLITE_IOERR else None,
+    )
 
 
 def _is_full(path: Path) -> bool:

@@ -81,6 +81,17 @@ def check_store(root: Path, repair: bool) -> StoreCheck:
             )
 
 
+def forget_lost_snapshots(state: State) -> list[StoreProblem]:
+    """Forget the snapshots whose folders are missing, with all that is built on them; answers what was wrong.
+
+    Safe while builds run: of these files none can have any use.
+    """
+    problems: list[StoreProblem] = []
+    checkup = _Checkup(state, mends=True, problems=problems)
+    checkup.run(checkup.snapshots())
+    return [problem for problem in problems if problem.kind == "snapshot"]
+
+
 def _damaged_file(path: Path, what: str, mends: bool) -> StoreProblem:
     costs = (
         "the build cache; images keep those names that can still be read, where all of their blobs are whole;"

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from stagewright.content.blobs import BlobStore
-from stagewright.content.db import Database
+from stagewright.content.db import SCHEMA_VERSION, TABLES, Database
 from stagewright.content.images import ImageStore
 from stagewright.errors import IntegrityError, NotFoundError, UsageError
 from stagewright.image import mediatypes
@@ -37,7 +37,18 @@ def damage(path: Path) -> str:
         if isinstance(error, sqlite3.OperationalError):
             raise
         return str(error)
-    return "" if found == ["ok"] else "; ".join(" ".join(complaint.split()) for complaint in found)
+    if found == ["ok"]:
+        return _lacks(path)
+    return "; ".join(" ".join(complaint.split()) for complaint in found)
+
+
+def _lacks(path: Path) -> str:
+    """What a sound file of this version does not have, and should."""
+    with closing(_connect(path)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    missing = sorted(TABLES - there) if version == SCHEMA_VERSION else []
+    return f"it has no {', '.join(missing)}" if missing else ""
 
 
 def rebuild(path: Path, blobs: BlobStore) -> tuple[Path, list[str]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stagewright.errors import CanceledError, LostLayerError, PrivilegeNeededError
+from stagewright.errors import LOST, CanceledError, PrivilegeNeededError
 from stagewright.history.archive import FORMAT, Archive, Build, Run
 from stagewright.history.inputs import cleaned, looks_secret, shown_value
 from stagewright.progress.events import Event, LogEvent, Sink
@@ -120,8 +120,8 @@ class Recorder:
         status, error = "completed", ""
         try:
             yield
-        except (PrivilegeNeededError, LostLayerError):
-            # It will run once more: where it has the privilege, or without the caches that were to have the layer.
+        except (PrivilegeNeededError, *LOST):
+            # It will run once more: where it has the privilege, or without what was lost.
             status = ""
             raise
         except BaseException as raised:

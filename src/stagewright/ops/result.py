@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagewright.records import dataclass
+from stagewright.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +16,4 @@ class Result:
     snapshot: int | None = None
     context: str | None = None
     exact: bool = True
-    size: int | None = None
+    size: int | None = field(default=None, compare=False)

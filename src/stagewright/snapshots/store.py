@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from stagewright import privilege
 from stagewright.content.db import Database
 from stagewright.content.folders import make_private
-from stagewright.errors import NotFoundError, StoreError, system_reason
+from stagewright.errors import LostSnapshotError, NotFoundError, StoreError, system_reason
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
 from stagewright.snapshots.tree import copy_metadata, remove_tree, tree_size
@@ -61,7 +61,8 @@ class SnapshotStore:
     A snapshot is immutable and is only ever a lower directory. `None` stands for the empty one (scratch).
     `snapshotter` is how layers are merged: a name of `selection.NAMES`. `on_worse` is called where it has to be another
     way than the best one, `fill` with a snapshot of which some folders are yet to come, to have them there.
-    Methods raise NotFoundError for an id that does not exist and StoreError where the disk refuses.
+    Methods raise NotFoundError for an id that does not exist, LostSnapshotError for files that are not here any more,
+    and StoreError where the disk refuses.
     """
 
     def __init__(self, root: Path, db: Database, snapshotter: str = "auto") -> None:
@@ -105,7 +106,7 @@ class SnapshotStore:
                 (snapshot,),
             )
             if not rows:
-                raise _missing(snapshot)
+                raise _forgotten(snapshot)
             if any(is_lazy for _, is_lazy in rows):
                 self.fill(snapshot)
             known = tuple(os.path.join(self._root, name) for name, _ in rows)
@@ -119,7 +120,7 @@ class SnapshotStore:
             if folder in self._found:
                 continue
             if not os.path.isdir(folder):
-                raise StoreError(
+                raise LostSnapshotError(
                     f"the folder {folder} of snapshot {snapshot} is missing",
                     hint="stagewright check --repair lets the next build make again what it held",
                 )
@@ -175,6 +176,9 @@ class SnapshotStore:
 
                 strip_needless_opaque(draft.fs, lowers)
             with self._db.transaction():
+                if draft.parent is not None and not self.exists(draft.parent):
+                    # Its files would be missing in what is built on this one, and nobody would notice.
+                    raise _forgotten(draft.parent)
                 now = time.time()
                 snapshot = self._db.execute(
                     "INSERT INTO snapshots (parent, dir, created, last_used) VALUES (?, '', ?, ?)",
@@ -552,6 +556,10 @@ _CHAIN = (
 
 def _nobody_fills(snapshot: int) -> None:
     raise NotFoundError(f"files of snapshot {snapshot} were never fetched from the cache that they are in")
+
+
+def _forgotten(snapshot: int) -> LostSnapshotError:
+    return LostSnapshotError(f"snapshot {snapshot} has been forgotten meanwhile", hint="build again")
 
 
 def _missing(snapshot: int) -> NotFoundError:

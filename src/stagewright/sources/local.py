@@ -6,11 +6,11 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from stagewright.dockerfile.ignore import Matcher
-from stagewright.errors import NotFoundError
+from stagewright.errors import NotFoundError, StoreError
 from stagewright.sources.digests import StatIndex
 from stagewright.sources.tree import Tree
 
@@ -37,7 +37,9 @@ class LocalContext:
 
     def close(self) -> None:
         """Keep the index and give the folder back."""
-        self.digests.save()
+        with suppress(StoreError):
+            # A disk that refuses costs reading the files again, and is the business of those who need it.
+            self.digests.save()
         os.close(self._root)
 
 

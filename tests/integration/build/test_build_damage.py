@@ -5,6 +5,7 @@ Never a wrong image: what a build makes after the damage is what it makes in a s
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -17,9 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from explanations import explain
 from harness import Files, StandinImages, runner
 from registry_servers import Handler, ScriptedServer, make_image
 from workbench import Workbench
+
+from stagewright.cache.leases import BuildLease
+from stagewright.cache.locks import LockFile
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 # Runs the rest of its arguments with a file system of so many KiB at the first.
@@ -52,6 +57,15 @@ def build(bench: Workbench, target: Path, *flags: object) -> bytes:
     """Build into an OCI archive; its bytes."""
     bench.build("-o", f"type=oci,dest={target},rewrite-timestamp=true", *flags, env=EPOCH)
     return target.read_bytes()
+
+
+def mended(bench: Workbench, target: Path, *flags: object) -> tuple[bytes, str]:
+    """Build into an OCI archive in a store that is damaged: its bytes, and the only warning."""
+    done = bench.build("-o", f"type=oci,dest={target},rewrite-timestamp=true", *flags, env=EPOCH)
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    said = [base64.b64decode(warning["short"]).decode() for line in lines for warning in line.get("warnings") or ()]
+    assert len(said) == 1 and said[0].endswith("; the build begins anew"), said
+    return target.read_bytes(), said[0]
 
 
 @pytest.fixture
@@ -105,13 +119,37 @@ def test_a_base_layer_that_is_damaged_after_it_was_unpacked(with_base: Workbench
     blob = base_layer(with_base.stagewright.root)
     whole = blob.read_bytes()
     spoil(blob)
-    target = with_base.scratch / "second.tar"
-    said = with_base.fail("-o", f"type=oci,dest={target},rewrite-timestamp=true", env=EPOCH)
-    assert f"blob sha256:{blob.name} was damaged on the disk" in said
-    assert "build again" in said
-    assert not target.exists()
-    assert build(with_base, target) == first
+    again, said = mended(with_base, with_base.scratch / "second.tar")
+    assert again == first
+    assert said.startswith(f"blob sha256:{blob.name} was damaged on the disk, and has been removed: it is made or")
     assert blob.read_bytes() == whole
+
+
+def test_a_damaged_blob_where_the_result_goes_through_a_pipe(with_base: Workbench) -> None:
+    """Half of it may be gone by then: so the next build is the one that works."""
+    first = build(with_base, with_base.scratch / "first.tar")
+    blob = base_layer(with_base.stagewright.root)
+    spoil(blob)
+    process = with_base.start("-o", "type=oci,dest=-")
+    said = process.communicate()[1]
+    assert process.returncode == 1
+    assert f"blob sha256:{blob.name} was damaged on the disk" in said
+    assert "that was mended: build again" in said
+    assert build(with_base, with_base.scratch / "second.tar") == first
+
+
+def test_a_damaged_layer_that_only_the_store_had(with_base: Workbench, standin_images: StandinImages) -> None:
+    """An image that was loaded cannot be fetched anew: one error says so, and no image is made."""
+    stagewright = with_base.stagewright
+    stagewright.run("pull", "busybox")
+    stagewright.run("tag", "busybox", "only-here:1")
+    stagewright.run("rm", "busybox")
+    with_base.dockerfile("FROM only-here:1\nRUN echo made > /made\n")
+    target = with_base.scratch / "a.tar"
+    spoil(base_layer(stagewright.root))
+    said = with_base.fail("-o", f"type=oci,dest={target}")
+    assert "only-here" in said
+    assert not target.exists()
 
 
 def test_a_layer_of_a_step_that_is_damaged(with_base: Workbench) -> None:
@@ -152,13 +190,60 @@ def test_a_metadata_file_that_lost_its_end(example: Workbench, clean: bytes) -> 
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     os.truncate(path, path.stat().st_size - 4096)
-    said = example.fail()
-    assert "is damaged" in said
-    assert "stagewright check" in said
-    assert stagewright.run("check", check=False).returncode == 1
+    again, said = mended(example, example.scratch / "b.tar")
+    assert again == clean
+    assert said.startswith(f"the metadata file {path} was damaged (")
+    assert f"): it is {path}.damaged-" in said and said.count("images kept: docker.io/library/app:1;") == 1
+    assert list(path.parent.glob("metadata.db.damaged-*"))
     stagewright.run("check", "--repair")
-    assert build(example, example.scratch / "b.tar") == clean
     assert stagewright.run("check").returncode == 0
+
+
+GARBAGE = {
+    "all": lambda data: os.urandom(len(data)),
+    "header": lambda data: os.urandom(100) + data[100:],
+    "first page": lambda data: data[:100] + os.urandom(3996) + data[4096:],
+    "pages": lambda data: data[:4096] + os.urandom(len(data) - 4096),
+    "half": lambda data: data[: len(data) // 2],
+    "a few bytes": lambda data: data[:7],
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_a_metadata_file_that_is_garbage(example: Workbench, clean: bytes, kind: str) -> None:
+    stagewright = example.stagewright
+    build(example, example.scratch / "a.tar")
+    path = stagewright.root / "metadata.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    path.write_bytes(GARBAGE[kind](path.read_bytes()))
+    assert mended(example, example.scratch / "b.tar")[0] == clean
+    stagewright.run("check", "--repair")
+    assert stagewright.run("check").returncode == 0
+
+
+def test_a_metadata_file_without_a_table(example: Workbench, clean: bytes) -> None:
+    stagewright = example.stagewright
+    build(example, example.scratch / "a.tar")
+    with sqlite3.connect(stagewright.root / "metadata.db") as connection:
+        connection.execute("DROP TABLE cache_results")
+    connection.close()
+    found = stagewright.run("check", check=False)
+    assert (found.returncode, "it has no cache_results" in found.stdout) == (1, True)
+    assert mended(example, example.scratch / "b.tar")[0] == clean
+
+
+def test_a_damaged_metadata_file_that_others_use(example: Workbench, clean: bytes) -> None:
+    stagewright = example.stagewright
+    build(example, example.scratch / "a.tar")
+    path = stagewright.root / "metadata.db"
+    with BuildLease(LockFile(stagewright.root / "locks")):
+        path.write_bytes(os.urandom(path.stat().st_size))
+        said = example.fail()
+    assert f"the metadata file {path} is damaged: file is not a database" in said
+    assert "other builds use the store: build again when they have ended" in said
+    assert mended(example, example.scratch / "b.tar")[0] == clean
 
 
 def test_an_empty_metadata_file(example: Workbench, clean: bytes) -> None:
@@ -170,26 +255,52 @@ def test_an_empty_metadata_file(example: Workbench, clean: bytes) -> None:
     assert build(example, example.scratch / "c.tar") == clean
 
 
-@pytest.mark.parametrize("which", ["base", "result"])
-def test_a_snapshot_whose_folder_is_gone(example: Workbench, clean: bytes, which: str) -> None:
-    stagewright = example.stagewright
-    build(example, example.scratch / "a.tar")
-    with sqlite3.connect(stagewright.root / "metadata.db") as connection:
-        step = "% FROM docker%" if which == "base" else "%/copied/%"
-        ((name,),) = connection.execute(
-            "SELECT dir FROM snapshots s JOIN cache_results r ON r.snapshot = s.id WHERE r.name LIKE ?", (step,)
+SNAPSHOTS = {"base": "% FROM docker%", "step": "%RUN cat%", "result": "%/copied/%", "all": "%"}
+
+
+def lose_snapshots(bench: Workbench, which: str) -> list[Path]:
+    """Remove the folders of results; answers those."""
+    root = bench.stagewright.root
+    with sqlite3.connect(root / "metadata.db") as connection:
+        rows = connection.execute(
+            "SELECT dir FROM snapshots s JOIN cache_results r ON r.snapshot = s.id WHERE r.name LIKE ? ORDER BY s.id",
+            (SNAPSHOTS[which],),
         ).fetchall()
     connection.close()
-    shutil.rmtree(stagewright.root / "snapshots" / name)
-    if which == "base":
+    folders = [root / "snapshots" / name for (name,) in rows]
+    for folder in folders:
+        shutil.rmtree(folder)
+    return folders
+
+
+@pytest.mark.parametrize("which", SNAPSHOTS)
+@pytest.mark.parametrize("changed", [False, True], ids=["cached", "changed"])
+def test_a_snapshot_whose_folder_is_gone(
+    example: Workbench, standin_images: StandinImages, tmp_path: Path, which: str, changed: bool
+) -> None:
+    example.build("-o", "type=cacheonly", env=EPOCH)
+    folders = lose_snapshots(example, which)
+    if changed:
         example.write("source/a", "two\n")
-    said = example.fail("-o", f"type=tar,dest={example.scratch / 'b.tar'}", env=EPOCH)
-    assert f"the folder {stagewright.root}/snapshots/{name} of snapshot" in said
-    assert "check --repair" in said
-    stagewright.run("check", "--repair")
-    example.write("source/a", "one\n")
-    assert build(example, example.scratch / "b.tar") == clean
-    assert stagewright.run("check").returncode == 0
+    for other in runner(tmp_path / "other", standin_images.config):
+        expected = build(Workbench(other, example.context), tmp_path / "expected.tar")
+    # What needs nothing of it does not notice.
+    if (which, changed) in (("base", False), ("step", False), ("step", True), ("result", True)):
+        assert build(example, example.scratch / "b.tar") == expected
+    else:
+        again, said = mended(example, example.scratch / "b.tar")
+        assert again == expected
+        assert f"its folder {folders[0]} is missing" in said
+        assert " more like it: what was lost is made again" in said or which != "all"
+    example.stagewright.run("check", "--repair")
+    assert build(example, example.scratch / "c.tar") == expected
+
+
+def test_a_lost_snapshot_is_the_reason_for_a_step(example: Workbench) -> None:
+    example.build(env=EPOCH)
+    lose_snapshots(example, "result")
+    mended(example, example.scratch / "b.tar")
+    assert [(step["kind"], "/copied/" in step["name"]) for step in explain(example).data["steps"]] == [("lost", True)]
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -266,7 +377,9 @@ def test_a_disk_that_is_full(example: Workbench) -> None:
             needed = size_kib
             break
         assert status == 1, said
-        assert "No space left on device" in said or "disk is full" in said, (size_kib, said)
+        message, hint = said.splitlines()[-2:]
+        assert message.endswith(("No space left on device", "the disk is full")), (size_kib, said)
+        assert hint.startswith("hint: make room on "), (size_kib, said)
         assert "Traceback" not in said and "internal error" not in said
     assert needed > 1 << 10
 

@@ -18,6 +18,9 @@ from harness import Image
 from registry_servers import Handler, ScriptedServer
 from workbench import Files, Workbench
 
+from stagewright import definition
+from stagewright.errors import UsageError
+
 SECONDS = 1445412480
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
@@ -393,6 +396,38 @@ def test_a_dockerfile_through_a_pipe_that_is_written_later(bench: Workbench) -> 
     writer.start()
     assert bench.files("-f", pipe).below("/") == ["a"]
     writer.join()
+
+
+def test_a_dockerfile_that_nobody_comes_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definition, "_PATIENCE_MS", 0)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError) as caught:
+        definition.read_file(str(pipe), "Dockerfile", threading.Event())
+    assert caught.value.message == f"the Dockerfile {pipe} is a pipe that nobody writes to"
+
+
+def test_a_writer_may_take_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has opened the pipe is waited for, however long he is silent."""
+    monkeypatch.setattr(definition, "_PATIENCE_MS", 0)
+    monkeypatch.setattr(definition, "_LOOK_INTERVAL_MS", 0)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    looked = 0
+
+    class Canceled(threading.Event):
+        def is_set(self) -> bool:
+            nonlocal looked, writer
+            looked += 1
+            if looked == 1:
+                writer = os.open(pipe, os.O_WRONLY)
+            if looked == 50:
+                os.write(writer, b"FROM scratch\n")
+                os.close(writer)
+            return False
+
+    writer = -1
+    assert definition.read_file(str(pipe), "Dockerfile", Canceled()) == b"FROM scratch\n"
 
 
 def test_a_dockerfile_that_nobody_writes_does_not_keep_a_canceled_build(bench: Workbench) -> None:

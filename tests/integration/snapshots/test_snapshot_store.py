@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stagewright.content.db import Database
-from stagewright.errors import NotFoundError, StoreError
+from stagewright.errors import LostSnapshotError, NotFoundError, StoreError
 from stagewright.snapshots import overlay
 from stagewright.snapshots.store import SnapshotStore
 
@@ -173,7 +173,7 @@ def test_remove_keeps_what_others_are_built_on(store: SnapshotStore, db: Databas
     assert not os.path.exists(folder)
     assert db.query("SELECT * FROM layer_blobs") == []
     assert not store.exists(base)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(LostSnapshotError):
         store.lowers(base)
 
 

@@ -17,7 +17,15 @@ from stagewright.content.db import Database
 from stagewright.dockerfile import instructions
 from stagewright.dockerfile.giturl import parse_git_ref
 from stagewright.dockerfile.instructions import parse
-from stagewright.errors import DockerfileError, NotFoundError, RegistryError, StagewrightError, StoreError, UsageError
+from stagewright.errors import (
+    DamagedMetadataError,
+    DockerfileError,
+    NotFoundError,
+    RegistryError,
+    StagewrightError,
+    StoreError,
+    UsageError,
+)
 from stagewright.exporters.annotations import sort_annotations
 from stagewright.exporters.destination import check_stream
 from stagewright.frontend import state
@@ -137,11 +145,18 @@ def test_an_annotation_without_a_key() -> None:
 def test_a_metadata_file_that_fails(tmp_path: Path) -> None:
     database = Database(tmp_path / "metadata")
     with pytest.raises(StoreError) as caught:
-        database.query("SELECT x FROM nowhere")
-    assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be read: no such table: nowhere"
+        database.query("SELECT abs()")
+    assert caught.value.message == (
+        f"the metadata file {tmp_path}/metadata cannot be read: wrong number of arguments to function abs()"
+    )
     with pytest.raises(StoreError) as caught:
-        database.execute("DELETE FROM nowhere")
-    assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be written: no such table: nowhere"
+        database.execute("INSERT INTO cache_keys VALUES ('a', NULL)")
+    assert caught.value.message == (
+        f"the metadata file {tmp_path}/metadata cannot be written: NOT NULL constraint failed: cache_keys.canonical"
+    )
+    with pytest.raises(DamagedMetadataError) as damaged:
+        database.query("SELECT x FROM nowhere")
+    assert damaged.value.message == f"the metadata file {tmp_path}/metadata is damaged: no such table: nowhere"
     with pytest.raises(StoreError) as caught, database.transaction():
         raise sqlite3.OperationalError("disk I/O error")
     assert caught.value.message == f"the metadata file {tmp_path}/metadata cannot be written: disk I/O error"
@@ -165,6 +180,9 @@ def test_a_disk_that_refuses_a_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             writer.write(b"x")
     assert caught.value.message.startswith("cannot write blob ")
     assert caught.value.message.endswith(": No space left on device")
+    assert caught.value.hint == (
+        "make room on that disk; stagewright du says what the store takes, prune --all frees it"
+    )
 
 
 @pytest.mark.parametrize(
