@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -18,6 +19,9 @@ from typing import ClassVar, Literal
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.05
+_NO_OUTPUT = "type=cacheonly"
+# The first release of the engine that can keep images as containerd does.
+_DOCKER_WITH_CONTAINERD = 24
 
 Compression = Literal["gzip", "zstd"]
 
@@ -34,6 +38,13 @@ class Wish:
     archive: Path | None = None
     compression: Compression = "gzip"
     push: str | None = None
+
+
+def _output_of(wish: Wish) -> str:
+    """The wish as BuildKit's and Stagewright's clients take it."""
+    if wish.archive:
+        return f"type=oci,dest={wish.archive},compression={wish.compression}"
+    return f"type=image,name={wish.push},push=true" if wish.push else _NO_OUTPUT
 
 
 class Builder(ABC):
@@ -103,13 +114,9 @@ class Stagewright(Builder):
         self.run(self.programs[0], "prune", "--all", "--force", *self._flags)
 
     def command(self, context: Path, wish: Wish) -> list[str]:
-        output = "type=cacheonly"
-        if wish.archive:
-            output = f"type=oci,dest={wish.archive},compression={wish.compression}"
-        elif wish.push:
-            output = f"type=image,name={wish.push},push=true"
         arguments = [f"--build-arg={name}={value}" for name, value in wish.build_args.items()]
-        return [self.programs[0], "build", *self._flags, "--progress=plain", "-o", output, *arguments, str(context)]
+        build = [self.programs[0], "build", *self._flags, "--progress=plain", f"--output={_output_of(wish)}"]
+        return [*build, *arguments, str(context)]
 
 
 class _DaemonBuilder(Builder):
@@ -147,7 +154,10 @@ class _DaemonBuilder(Builder):
 
 
 class Docker(_DaemonBuilder):
-    """A Docker engine of its own and the BuildKit within it."""
+    """A Docker engine of its own and the BuildKit within it; it keeps images as containerd does where it can.
+
+    An engine that cannot has no archives of images in OCI's form, and pushes by a command of its own.
+    """
 
     name = "docker"
     programs = ("/usr/bin/docker", "dockerd")
@@ -155,7 +165,10 @@ class Docker(_DaemonBuilder):
     def start(self) -> None:
         super().start()
         (self.folder / "client").mkdir()
-        (self.folder / "daemon.json").write_text("{}")
+        engine = self.run(self.programs[1], "--version").split()[2]
+        self._has_outputs = int(engine.partition(".")[0]) >= _DOCKER_WITH_CONTAINERD
+        features = {"containerd-snapshotter": True} if self._has_outputs else {}
+        (self.folder / "daemon.json").write_text(json.dumps({"features": features}))
         socket = f"unix://{self.folder}/docker.sock"
         self.env |= {"DOCKER_HOST": socket, "DOCKER_BUILDKIT": "1", "DOCKER_CONFIG": str(self.folder / "client")}
         command = [self.programs[1], "--iptables=false", "--bridge=none", "--ip-forward=false", f"--host={socket}"]
@@ -172,11 +185,13 @@ class Docker(_DaemonBuilder):
         self.run(self.programs[0], "builder", "prune", "--all", "--force")
 
     def command(self, context: Path, wish: Wish) -> list[str] | None:
-        if wish.archive:
-            return None
         docker = self.programs[0]
         arguments = [f"--build-arg={name}={value}" for name, value in wish.build_args.items()]
         build = [docker, "build", "--progress=plain", "--network=host", *arguments]
+        if self._has_outputs:
+            return [*build, f"--output={_output_of(wish)}", str(context)]
+        if wish.archive:
+            return None
         if not wish.push:
             return [*build, str(context)]
         steps = [[*build, f"--tag={wish.push}", str(context)], [docker, "push", "--quiet", wish.push]]
@@ -209,11 +224,7 @@ class BuildKit(_DaemonBuilder):
         command = ["buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0"]
         command += [f"--local=context={context}", f"--local=dockerfile={context}"]
         command += [f"--opt=build-arg:{name}={value}" for name, value in wish.build_args.items()]
-        if wish.archive:
-            command.append(f"--output=type=oci,dest={wish.archive},compression={wish.compression}")
-        elif wish.push:
-            command.append(f"--output=type=image,name={wish.push},push=true")
-        return command
+        return command if _output_of(wish) == _NO_OUTPUT else [*command, f"--output={_output_of(wish)}"]
 
 
 class Buildah(Builder):
