@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,7 @@ class BlobWriter:
     """One blob on its way into the store. Leaving the `with` block without a commit discards it.
 
     `offset` is the number of bytes written so far: a broken download goes on behind them. Not for use by several
-    threads at once.
+    threads at once, but that others may `follow`.
     """
 
     def __init__(self, store: BlobStore, expected: str | None, size: int | None) -> None:
@@ -41,6 +42,10 @@ class BlobWriter:
         self._hash = hashlib.new(self._algorithm)
         self._path, self._file = store._create_ingest()
         self.offset = 0
+        self._grown = threading.Condition()
+        self._is_whole: bool | None = None
+        if expected is not None:
+            store._arriving[expected] = self
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -56,12 +61,16 @@ class BlobWriter:
         length = len(data)
         if self._size is not None and self.offset + length > self._size:
             raise IntegrityError(f"blob {self._name()} is longer than its {self._size} bytes")
+        rest = memoryview(data)
         try:
-            self._file.write(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise StoreError(f"cannot write blob {self._name()}: {error.strerror}") from error
         self._hash.update(data)
-        self.offset += length
+        with self._grown:
+            self.offset += length
+            self._grown.notify_all()
         return length
 
     def commit(self) -> str:
@@ -77,10 +86,9 @@ class BlobWriter:
             raise IntegrityError(f"blob has digest {digest}, expected {self._expected}")
         target = self._store.path(digest)
         try:
-            self._file.flush()
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self._path, target)
-            self._file.close()
+            self._end(is_whole=True)
         except OSError as error:
             raise StoreError(f"cannot write blob {digest}: {error.strerror}") from error
         return digest
@@ -91,12 +99,65 @@ class BlobWriter:
             return
         self._path.unlink(missing_ok=True)
         try:
-            self._file.close()
-        except OSError:  # What could not be flushed was not wanted, either.
+            self._end(is_whole=False)
+        except OSError:  # What could not be written was not wanted, either.
             return
+
+    def follow(self) -> BlobTail | None:
+        """The blob as it is written, from its start; None once it is committed or discarded."""
+        with self._grown:
+            if self._is_whole is not None:
+                return None
+            # Not by its name, which it may be about to lose.
+            return BlobTail(self, open(f"/proc/self/fd/{self._file.fileno()}", "rb", buffering=0))
+
+    def wait_beyond(self, offset: int) -> int:
+        """Wait until there is more than `offset` bytes, or until the end; answers how many more.
+
+        None are the end of a blob that is in the store. Raises NotFoundError for one that was discarded.
+        """
+        with self._grown:
+            while self.offset == offset and self._is_whole is None:
+                self._grown.wait()
+            if self.offset == offset and not self._is_whole:
+                raise NotFoundError(f"blob {self._name()} did not come whole")
+            return self.offset - offset
+
+    def _end(self, *, is_whole: bool) -> None:
+        if self._expected is not None and self._store._arriving.get(self._expected) is self:
+            del self._store._arriving[self._expected]
+        with self._grown:
+            self._is_whole = is_whole
+            self._grown.notify_all()
+            self._file.close()
 
     def _name(self) -> str:
         return self._expected or "(not yet named)"
+
+
+class BlobTail:
+    """A blob that is read while another thread writes it. Used as a context manager.
+
+    Its end comes once the blob is in the store, so with the right digest; until then its bytes are not verified.
+    """
+
+    def __init__(self, writer: BlobWriter, file: io.FileIO) -> None:
+        self._writer = writer
+        self._file = file
+        self._offset = 0
+
+    def __enter__(self) -> BlobTail:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, waiting for them; raises NotFoundError where the writer has given up."""
+        count = self._writer.wait_beyond(self._offset)
+        data = self._file.read(min(size, count)) if count else b""
+        self._offset += len(data)
+        return data
 
 
 class _VerifiedFile(io.RawIOBase):
@@ -140,6 +201,8 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs"
         self._ingest = root / "ingest"
+        # The newest writer of this process for each blob that is on its way here.
+        self._arriving: dict[str, BlobWriter] = {}
 
     def path(self, digest: str) -> Path:
         """Where the blob lies or would lie. Raises IntegrityError where `digest` is not one."""
@@ -220,6 +283,11 @@ class BlobStore:
         """A writer for a new blob, which must turn out to have the digest `expected` and `size` bytes where given."""
         return BlobWriter(self, expected, size)
 
+    def follow(self, digest: str) -> BlobTail | None:
+        """A blob to be read while this process writes it; None where it does not."""
+        writer = self._arriving.get(digest)
+        return None if writer is None else writer.follow()
+
     def delete(self, digest: str) -> None:
         """Remove the blob; one that is not there is fine."""
         self.path(digest).unlink(missing_ok=True)
@@ -265,12 +333,13 @@ class BlobStore:
                 os.close(descriptor)
         return freed
 
-    def _create_ingest(self) -> tuple[Path, BinaryIO]:
+    def _create_ingest(self) -> tuple[Path, io.FileIO]:
         try:
             while True:
                 path = self._ingest / os.urandom(16).hex()
                 try:
-                    file = path.open("xb")
+                    # Without a buffer: what was written can be read.
+                    file = path.open("xb", buffering=0)
                 except FileNotFoundError:
                     make_private(self._ingest.parent)
                     self._ingest.mkdir(exist_ok=True)

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from types import TracebackType
 
 from stagewright.snapshots import overlay
 
 
 class Chain:
-    """The layers below a draft: absolute folders in overlay format, topmost first. Used as a context manager."""
+    """The layers below a draft. Used as a context manager.
 
-    def __init__(self, lowers: tuple[str, ...]) -> None:
+    `lowers` answers their absolute folders, topmost first, and is asked for them when they are first needed.
+    """
+
+    def __init__(self, lowers: Callable[[], tuple[str, ...]]) -> None:
         self._lowers = lowers
         self._roots: list[int] = []
+        self._is_open = False
 
     def __enter__(self) -> Chain:
-        for lower in self._lowers:
-            self._roots.append(os.open(lower, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         return self
+
+    def _opened(self) -> list[int]:
+        if not self._is_open:
+            for lower in self._lowers():
+                self._roots.append(os.open(lower, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            self._is_open = True
+        return self._roots
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         while self._roots:
@@ -31,7 +41,7 @@ class Chain:
         A symbolic link on the way is not followed: what lies behind it has another name.
         """
         ends = [at for at, byte in enumerate(name) if byte == 0x2F] + [len(name)]
-        for root in self._roots:
+        for root in self._opened():
             opaque = False
             for end in ends:
                 prefix = name[:end]
@@ -52,7 +62,7 @@ class Chain:
 
     def root_names(self) -> set[bytes]:
         """The names in the merged root directory."""
-        names = {os.fsencode(name) for root in self._roots for name in os.listdir(root)}
+        names = {os.fsencode(name) for root in self._opened() for name in os.listdir(root)}
         return {name for name in names if self.find(name) is not None}
 
 

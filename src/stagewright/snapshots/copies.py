@@ -292,7 +292,7 @@ def _collect(tree: _Tree, found: _Entries, lowers: tuple[str, ...], upper: str) 
     unseen = dict(tree.marks)
     mirrored: dict[bytes, None] = {b"": None}
     links: dict[int, bytes] = {}
-    with Chain(lowers) as chain:
+    with Chain(lambda: lowers) as chain:
 
         def mirror(folder: bytes) -> None:
             if folder in mirrored:

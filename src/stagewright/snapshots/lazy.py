@@ -137,7 +137,7 @@ class LazyLayers:
                     status.update(count)
 
                 with self._blobs.open(blob.digest) as stream:
-                    apply(stream, draft, self._snapshots.lowers(row.parent), blob.diff_id, progress)
+                    apply(stream, draft, lambda: self._snapshots.lowers(row.parent), blob.diff_id, progress)
         except BaseException:
             self._snapshots.discard(draft)
             raise

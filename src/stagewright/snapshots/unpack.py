@@ -32,16 +32,16 @@ _OPAQUE = b".wh..wh..opq"
 def apply(
     stream: Readable,
     draft: Draft,
-    lowers: tuple[str, ...],
+    lowers: Callable[[], tuple[str, ...]],
     expected_diff_id: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """Unpack a layer (a tar, plain or compressed) into a draft and answer its diff ID.
 
-    `stream` is read from its position to its end, so it may be a download that is still running. `lowers` are the
-    folders below the draft, topmost first. `progress` is told the bytes of the
-    stream read so far. Raises IntegrityError
-    where the archive is broken, hostile, or not the one that `expected_diff_id` names; the draft is then of no use.
+    `stream` is read from its position to its end, so it may be a download that is still running. `lowers` answers the
+    folders below the draft, topmost first, for members that need to know. `progress` is told the bytes of the stream
+    read so far. Raises IntegrityError where the archive is broken, hostile, or not the one that `expected_diff_id`
+    names; the draft is then of no use.
     """
     root = os.open(draft.fs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -11,11 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stagewright import privilege
-from stagewright.cancellation import LinkedEvent
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
-from stagewright.errors import CanceledError, IntegrityError, LostLayerError, NotFoundError, RegistryError
+from stagewright.errors import IntegrityError, LostLayerError, NotFoundError, RegistryError
 from stagewright.image import mediatypes
 from stagewright.image.config import ImageConfig
 from stagewright.image.descriptor import Descriptor
@@ -26,7 +25,6 @@ from stagewright.records import dataclass
 from stagewright.registry.documents import Origin, fetch_image
 from stagewright.registry.errors import UnreachableError
 from stagewright.registry.reference import Reference
-from stagewright.snapshots.compress import LayerBlob
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.store import SnapshotStore
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from stagewright.content.remote import RemoteBlobs
     from stagewright.registry.client import RegistryClient
 
-_DOWNLOADS_AT_ONCE = 4
 # Without a time for which resolutions are trusted, their age is told to the minute.
 _AGE_RESOLUTION_S = 60
 
@@ -219,21 +216,13 @@ class ImageSource:
                     f" {layer.media_type!r}"
                 )
         privilege.require()
-        downloads = _Downloads([layer for layer, _, _ in missing], resolved, self._fetch, reporter, cancel)
-        try:
-            for layer, diff_id, chain in missing:
-                downloads.wait(layer)
-                try:
-                    snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter, cancel)
-                except IntegrityError:
-                    if not self._blobs.discard_damaged(layer.digest):
-                        raise  # The image itself is wrong.
-                    # It was whole when it came: the disk has damaged it since.
-                    self._fetch(resolved, layer, reporter, cancel)
-                    snapshot = self._unpack(layer, diff_id, chain, snapshot, reporter, cancel)
-        finally:
-            downloads.close()
-        return snapshot
+        from stagewright.sources.pulling import Pull, WantedLayer
+
+        def fetch(layer: Descriptor, progress: Callable[[int, int], None], stop: threading.Event) -> None:
+            resolved.origin().fetch_blob(resolved.reference, layer, self._blobs, progress, stop)
+
+        pull = Pull(self._blobs, self._snapshots, self._layers, fetch, reporter, cancel)
+        return pull.run([WantedLayer(*layer) for layer in missing], snapshot)
 
     def fetch_again(self, digest: str, cancel: threading.Event) -> bool:
         """Fetch a layer's blob that was in the store once; whether an image that this build has resolved names it."""
@@ -245,45 +234,6 @@ class ImageSource:
                     resolved.origin().fetch_blob(resolved.reference, layer, self._blobs, None, cancel)
                     return True
         return False
-
-    def _fetch(self, resolved: ResolvedImage, layer: Descriptor, reporter: Reporter, cancel: threading.Event) -> None:
-        if self._blobs.has(layer.digest, layer.size):
-            return
-        origin = resolved.origin()
-        with reporter.status(layer.digest, layer.size) as row:
-            origin.fetch_blob(resolved.reference, layer, self._blobs, row.update, cancel)
-
-    def _unpack(
-        self,
-        layer: Descriptor,
-        diff_id: str,
-        chain: str,
-        parent: int | None,
-        reporter: Reporter,
-        cancel: threading.Event,
-    ) -> int:
-        from stagewright.snapshots.unpack import apply
-
-        known = self._snapshots.by_chain(chain)
-        if known is not None:
-            return known
-        draft = self._snapshots.prepare(parent)
-        try:
-            with reporter.status(f"extracting {layer.digest}", layer.size) as row:
-
-                def progress(count: int) -> None:
-                    if cancel.is_set():
-                        raise CanceledError
-                    row.update(count)
-
-                with self._blobs.open(layer.digest) as stream:
-                    apply(stream, draft, self._snapshots.lowers(parent), diff_id, progress)
-        except BaseException:
-            self._snapshots.discard(draft)
-            raise
-        snapshot = self._snapshots.commit_layer(draft, chain)
-        self._layers.record_pulled(snapshot, LayerBlob(layer.media_type, layer.digest, layer.size, diff_id))
-        return snapshot
 
 
 def _no_client() -> RegistryClient:
@@ -326,63 +276,3 @@ def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
         else:
             chains.append(diff_id)
     return chains
-
-
-class _Downloads:
-    """Layers that download in threads, a few at once, in their order; `wait` until one is there."""
-
-    def __init__(
-        self,
-        layers: list[Descriptor],
-        resolved: ResolvedImage,
-        fetch: Callable[[ResolvedImage, Descriptor, Reporter, threading.Event], None],
-        reporter: Reporter,
-        cancel: threading.Event,
-    ) -> None:
-        self._queue = list(dict.fromkeys(layer.digest for layer in reversed(layers)))
-        self._layers = {layer.digest: layer for layer in layers}
-        self._done = {digest: threading.Event() for digest in self._queue}
-        self._error: BaseException | None = None
-        self._stop = LinkedEvent(cancel)
-        self._lock = threading.Lock()
-
-        def work() -> None:
-            while (layer := self._next()) is not None:
-                try:
-                    fetch(resolved, layer, reporter, self._stop)
-                except BaseException as error:
-                    self._fail(error)
-                    return
-                self._done[layer.digest].set()
-            if self._stop.is_set():
-                self._fail(CanceledError())
-
-        count = min(_DOWNLOADS_AT_ONCE, len(self._queue))
-        self._threads = [threading.Thread(target=work, name="layer-download", daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def _next(self) -> Descriptor | None:
-        with self._lock:
-            if self._stop.is_set() or not self._queue:
-                return None
-            return self._layers[self._queue.pop()]
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            self._error = self._error or error
-            self._stop.set()
-        for event in self._done.values():
-            event.set()
-
-    def wait(self, layer: Descriptor) -> None:
-        """Return when the layer's blob is there; raises what kept a download from succeeding."""
-        self._done[layer.digest].wait()
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Start no more downloads and wait for those that run."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()

@@ -29,7 +29,7 @@ FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, ta
 
 
 def as_layer(data: bytes, folder: Path) -> None:
-    apply(io.BytesIO(data), Draft(None, str(folder), str(folder), str(folder)), ())
+    apply(io.BytesIO(data), Draft(None, str(folder), str(folder), str(folder)), tuple)
 
 
 def as_archive(data: bytes, folder: Path) -> None:

@@ -42,7 +42,7 @@ class World:
     def unpack(self, blob: LayerBlob, parent: int | None = None) -> int:
         draft = self.snapshots.prepare(parent)
         with self.blobs.open(blob.digest) as stream:
-            apply(stream, draft, self.snapshots.lowers(parent), blob.diff_id)
+            apply(stream, draft, lambda: self.snapshots.lowers(parent), blob.diff_id)
         return self.snapshots.commit(draft)
 
     def members(self, blob: LayerBlob) -> list[tarfile.TarInfo]:
@@ -172,7 +172,7 @@ def test_a_layer_comes_back_as_it_was(tree: dict[bytes, tuple]) -> None:
         blob = pack(str(source), world.blobs, PLAIN)
         draft = world.snapshots.prepare(None)
         with world.blobs.open(blob.digest) as stream:
-            apply(stream, draft, (), blob.diff_id)
+            apply(stream, draft, tuple, blob.diff_id)
         assert state(draft.fs) == state(str(source))
         assert pack(draft.fs, world.blobs, PLAIN) == blob
         world.snapshots.discard(draft)
@@ -285,7 +285,7 @@ def pulled_layer(world: World) -> tuple[int, LayerBlob]:
         tar.addfile(info)
     data = buffer.getvalue()
     draft = world.snapshots.prepare(None)
-    diff_id = apply(io.BytesIO(data), draft, ())
+    diff_id = apply(io.BytesIO(data), draft, tuple)
     snapshot = world.snapshots.commit(draft)
     blob = LayerBlob("application/vnd.docker.image.rootfs.diff.tar.gzip", world.blobs.write(data), len(data), diff_id)
     world.layers.record_pulled(snapshot, blob)
