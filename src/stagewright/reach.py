@@ -13,7 +13,7 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.image.manifest import Index, Manifest, parse_manifest
 from stagewright.image.platform import host_platform
 from stagewright.records import dataclass, field
-from stagewright.snapshots.store import SnapshotRow
+from stagewright.snapshots.rows import SnapshotRow
 from stagewright.sources.image import chain_ids
 from stagewright.sources.remote import URL_ROW
 from stagewright.state import State

@@ -9,7 +9,7 @@ from stagewright.cache.leases import collecting
 from stagewright.content.images import StoredImage
 from stagewright.reach import needed_by_images, reach, with_ancestors
 from stagewright.reports import UsageRow
-from stagewright.snapshots.store import SnapshotRow
+from stagewright.snapshots.rows import SnapshotRow
 from stagewright.snapshots.tree import tree_size
 from stagewright.sources.git import remote_of
 from stagewright.state import State

@@ -24,7 +24,8 @@ from stagewright.progress.reporter import Reporter
 from stagewright.records import dataclass
 from stagewright.snapshots.compress import LayerBlob
 from stagewright.snapshots.layers import LayerBlobs
-from stagewright.snapshots.store import SnapshotRow, SnapshotStore
+from stagewright.snapshots.rows import SnapshotRow
+from stagewright.snapshots.store import SnapshotStore
 
 _DOWNLOADS_AT_ONCE = 4
 

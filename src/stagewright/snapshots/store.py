@@ -24,6 +24,7 @@ from stagewright.content.folders import make_private
 from stagewright.errors import LostSnapshotError, NotFoundError, StoreError, system_reason
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
+from stagewright.snapshots.rows import CHAIN, COLUMNS, SnapshotRow, SnapshotRows
 from stagewright.snapshots.tree import copy_metadata, remove_tree, tree_size
 
 if TYPE_CHECKING:
@@ -42,20 +43,7 @@ class Draft:
     work: str
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
-    """One snapshot as the metadata has it. `size` is in bytes, None until it was asked for; times are Unix seconds."""
-
-    id: int
-    parent: int | None
-    dir: str
-    size: int | None
-    chain_id: str | None
-    created: float
-    last_used: float
-
-
-class SnapshotStore:
+class SnapshotStore(SnapshotRows):
     """All snapshots below `root`. Safe for use by several threads and several processes at once.
 
     A snapshot is immutable and is only ever a lower directory. `None` stands for the empty one (scratch).
@@ -66,8 +54,8 @@ class SnapshotStore:
     """
 
     def __init__(self, root: Path, db: Database, snapshotter: str = "auto") -> None:
+        super().__init__(db)
         self._root = os.path.abspath(root)
-        self._db = db
         self._drafts = os.path.join(self._root, "drafts")
         self._trash = os.path.join(self._root, "trash")
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
@@ -102,7 +90,7 @@ class SnapshotStore:
         known = self._lowers.get(snapshot)
         if known is None:
             rows = self._db.query(
-                f"{_CHAIN} SELECT dir, dir IN (SELECT dir FROM lazy_layers) FROM chain ORDER BY depth",  # noqa: S608
+                f"{CHAIN} SELECT dir, dir IN (SELECT dir FROM lazy_layers) FROM chain ORDER BY depth",  # noqa: S608
                 (snapshot,),
             )
             if not rows:
@@ -198,7 +186,7 @@ class SnapshotStore:
 
         Where that one's folder is yet to come, the draft becomes it.
         """
-        rows = self._db.query(f"SELECT {_COLUMNS} FROM snapshots WHERE chain_id = ?", (chain_id,))  # noqa: S608
+        rows = self._db.query(f"SELECT {COLUMNS} FROM snapshots WHERE chain_id = ?", (chain_id,))  # noqa: S608
         if not rows:
             return self.set_chain(self.commit(draft), chain_id)
         first = SnapshotRow(*rows[0])
@@ -216,37 +204,6 @@ class SnapshotStore:
                 self._place(draft.fs, os.path.join(self._root, row.dir))
                 self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (row.dir,))
         self._end(draft)
-
-    def add_lazy(self, parent: int | None, chain_id: str, created: float | None) -> int:
-        """The snapshot of an image's layers, by their OCI chain ID: a new one without a folder where there is none.
-
-        `created` is when another machine made it (Unix seconds), None for now.
-        """
-        with self._db.transaction():
-            rows = self._db.query("SELECT id FROM snapshots WHERE chain_id = ?", (chain_id,))
-            if rows:
-                return int(rows[0][0])
-            now = time.time()
-            snapshot = self._db.execute(
-                "INSERT INTO snapshots (parent, dir, chain_id, created, last_used) VALUES (?, '', ?, ?, ?)",
-                (parent, chain_id, now if created is None else created, now),
-            )
-            self._db.execute("UPDATE snapshots SET dir = ? WHERE id = ?", (str(snapshot), snapshot))
-            self._db.execute("INSERT INTO lazy_layers (dir) VALUES (?)", (str(snapshot),))
-        return snapshot
-
-    def lazy_rows(self, snapshot: int) -> list[SnapshotRow]:
-        """Those of a snapshot's chain whose folders are yet to come, the bottom one first."""
-        rows = self._db.query(
-            f"{_CHAIN} SELECT {_COLUMNS} FROM chain WHERE dir IN (SELECT dir FROM lazy_layers)"  # noqa: S608
-            " ORDER BY depth DESC",
-            (snapshot,),
-        )
-        return [SnapshotRow(*row) for row in rows]
-
-    def is_lazy(self, name: str) -> bool:
-        """Whether a folder, by its `dir`, is yet to come."""
-        return bool(self._db.query("SELECT 1 FROM lazy_layers WHERE dir = ?", (name,)))
 
     def settle(self, draft: Draft) -> None:
         """Have all changes of a draft in its folder `fs`; it may not be mounted or lent any more, nor again."""
@@ -314,7 +271,7 @@ class SnapshotStore:
         """
         shared = self.shared()
         # By the names alone: folders that are yet to come need not come for this.
-        names = [name for (name,) in self._db.query(f"{_CHAIN} SELECT dir FROM chain", (onto,))]  # noqa: S608
+        names = [name for (name,) in self._db.query(f"{CHAIN} SELECT dir FROM chain", (onto,))]  # noqa: S608
         if shared.origins([self.dir(snapshot)]) & shared.origins(names):
             return self._copied(snapshot, onto)
         with self._db.transaction():
@@ -342,41 +299,6 @@ class SnapshotStore:
             self.discard(draft)
             raise
 
-    def by_chain(self, chain_id: str) -> int | None:
-        """The snapshot of an image's layers, by their OCI chain ID, if its files are here."""
-        rows = self._db.query(
-            "SELECT id FROM snapshots WHERE chain_id = ? AND dir NOT IN (SELECT dir FROM lazy_layers)", (chain_id,)
-        )
-        return int(rows[0][0]) if rows else None
-
-    def set_chain(self, snapshot: int, chain_id: str) -> int:
-        """Note that a snapshot holds the layers with this chain ID; answers the one that was noted first."""
-        self._db.execute("UPDATE OR IGNORE snapshots SET chain_id = ? WHERE id = ?", (chain_id, snapshot))
-        return self.by_chain(chain_id) or snapshot
-
-    def row(self, snapshot: int) -> SnapshotRow:
-        """All that the metadata says about a snapshot."""
-        rows = self._db.query(f"SELECT {_COLUMNS} FROM snapshots WHERE id = ?", (snapshot,))  # noqa: S608
-        if not rows:
-            raise _missing(snapshot)
-        return SnapshotRow(*rows[0])
-
-    def rows(self) -> list[SnapshotRow]:
-        """All snapshots, the oldest first."""
-        return [SnapshotRow(*row) for row in self._db.query(f"SELECT {_COLUMNS} FROM snapshots ORDER BY id")]  # noqa: S608
-
-    def exists(self, snapshot: int) -> bool:
-        """Whether there is such a snapshot."""
-        return bool(self._db.query("SELECT 1 FROM snapshots WHERE id = ?", (snapshot,)))
-
-    def parent(self, snapshot: int) -> int | None:
-        """The snapshot that this one's changes apply to; None for scratch."""
-        return self.row(snapshot).parent
-
-    def dir(self, snapshot: int) -> str:
-        """The name under which `layer_blobs` knows the folder of a snapshot's changes; grafts share one."""
-        return self.row(snapshot).dir
-
     def folder(self, snapshot: int) -> str:
         """The absolute path of the folder that holds a snapshot's changes."""
         return self.lowers(snapshot)[0]
@@ -384,14 +306,6 @@ class SnapshotStore:
     def folder_named(self, name: str) -> str:
         """The absolute path of the folder that `dir` names, whether it is still there or not."""
         return os.path.join(self._root, name)
-
-    def layers(self, snapshot: int | None) -> tuple[int, ...]:
-        """The ids of the whole chain, the bottom layer first."""
-        chain = []
-        while snapshot is not None:
-            chain.append(snapshot)
-            snapshot = self.parent(snapshot)
-        return tuple(reversed(chain))
 
     def size(self, snapshot: int) -> int:
         """The bytes on disk of a snapshot's own folder: measured when first asked for, then kept."""
@@ -405,13 +319,6 @@ class SnapshotStore:
             size = tree_size(os.path.join(self._root, row.dir))
         self._db.execute("UPDATE snapshots SET size = ? WHERE dir = ?", (size, row.dir))
         return size
-
-    def touch(self, snapshots: Iterable[int]) -> None:
-        """Note that these snapshots are of use now."""
-        now = time.time()
-        with self._db.transaction():
-            for snapshot in snapshots:
-                self._db.execute("UPDATE snapshots SET last_used = ? WHERE id = ?", (now, snapshot))
 
     def remove(self, snapshot: int) -> int:
         """Remove a snapshot and answer the bytes that this frees: none where another one shares its folder.
@@ -546,21 +453,9 @@ class SnapshotStore:
         return target
 
 
-_COLUMNS = "id, parent, dir, size, chain_id, created, last_used"
-_CHAIN = (
-    f"WITH RECURSIVE chain({_COLUMNS}, depth) AS (SELECT {_COLUMNS}, 0 FROM snapshots WHERE id = ? UNION ALL"  # noqa: S608
-    " SELECT s.id, s.parent, s.dir, s.size, s.chain_id, s.created, s.last_used, depth + 1"
-    " FROM snapshots s JOIN chain ON s.id = chain.parent)"
-)
-
-
 def _nobody_fills(snapshot: int) -> None:
     raise NotFoundError(f"files of snapshot {snapshot} were never fetched from the cache that they are in")
 
 
 def _forgotten(snapshot: int) -> LostSnapshotError:
     return LostSnapshotError(f"snapshot {snapshot} has been forgotten meanwhile", hint="build again")
-
-
-def _missing(snapshot: int) -> NotFoundError:
-    return NotFoundError(f"snapshot {snapshot} does not exist")
