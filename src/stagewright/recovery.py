@@ -27,6 +27,10 @@ def begin_anew(
         if isinstance(error, LostLayerError):
             if only_here:
                 break
+            if options.context == "-":
+                otherwise = "without --cache-from" if options.cache_from else "with --no-cache"
+                error.hint = f"standard input cannot be read twice: build again {otherwise}"
+                break
             warn(WarningEvent("", f"the build begins anew without imported caches: {error.message}"))
             options, only_here = replace(options, cache_from=()), True
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -256,6 +257,27 @@ def test_a_layer_that_is_lost_or_damaged_is_built_again(bench: Workbench, other:
     shutil.rmtree(cache)
     assert other.build().ran == []
     assert other.files().text("/app/compiled") == "print(2)\n"
+
+
+def test_a_layer_that_is_lost_where_the_build_cannot_begin_anew(bench: Workbench, other: Workbench) -> None:
+    cache = bench.scratch / "cache"
+    bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
+    bench.build("--cache-to", f"type=local,dest={cache}")
+    for blob in (cache / "blobs" / "sha256").iterdir():
+        if blob.read_bytes()[:2] == b"\x1f\x8b":
+            blob.unlink()
+    machine = other.stagewright
+    command = [*machine.program, "build", "--root", machine.root, "--config", machine.config, "-o", "type=cacheonly"]
+    done = subprocess.run(
+        [*command, "--cache-from", f"type=local,src={cache}", "-"],
+        input="FROM busybox\nRUN echo 1 > /1\nRUN echo 2 > /2\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is not in the store and cannot be fetched" in done.stderr
+    assert "hint: standard input cannot be read twice: build again without --cache-from" in done.stderr
 
 
 def test_a_layer_that_is_not_what_the_cache_says_is_built_again(bench: Workbench, other: Workbench) -> None:
