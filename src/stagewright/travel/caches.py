@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from stagewright.content.remote import RemoteBlobs
 from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError
 from stagewright.exporters.manifest import layer_type
 from stagewright.image.descriptor import Descriptor
-from stagewright.options import BuildOptions
+from stagewright.options import BuildOptions, Cache
 from stagewright.progress.events import WarningEvent
 from stagewright.progress.reporter import Emitter, Reporter
 from stagewright.records import dataclass, replace
@@ -32,6 +32,7 @@ from stagewright.travel.opening import Opener
 from stagewright.travel.options import (
     ExportSpec,
     GhaPlace,
+    InactiveError,
     InlinePlace,
     LocalPlace,
     RegistryPlace,
@@ -42,6 +43,7 @@ from stagewright.travel.place import CacheStore
 from stagewright.travel.record import CacheMount, CacheRecord
 
 _UNCOMPRESSED = "containerd.io/uncompressed"
+T = TypeVar("T")
 Vertex = Callable[[str], AbstractContextManager[Reporter]]
 
 
@@ -73,22 +75,33 @@ class BuildCaches:
         emitter: Emitter,
         cancel: threading.Event,
     ) -> None:
-        self._places = [parse_import(cache, env) for cache in options.cache_from]
+        self._emitter = emitter
+        self._places = self._active(lambda cache: parse_import(cache, env), options.cache_from)
+        self._exports = self._active(lambda cache: parse_export(cache, env), options.cache_to)
         if options.offline:
             for place in self._places:
                 if not isinstance(place, LocalPlace):
                     emitter(WarningEvent("", f"the cache {place} is not used: --offline forbids to ask its server"))
             self._places = [place for place in self._places if isinstance(place, LocalPlace)]
-        self._exports = [parse_export(cache, env) for cache in options.cache_to]
         self._state = state
         self._opener = opener
         self._remote = remote
         self._repositories = repositories
         self._vertex = vertex
-        self._emitter = emitter
         self._cancel = cancel
         self._layers = LayerBlobs(state.snapshots, state.blobs, state.db, lambda: remote)
         self._packed: dict[str, CacheMount | None] = {}
+
+    def _active(self, parse: Callable[[Cache], T], caches: Sequence[Cache]) -> list[T]:
+        """What options say. Of a cache that only jobs of a CI service have others do without, as with buildx."""
+        found = []
+        for cache in caches:
+            try:
+                found.append(parse(cache))
+            except InactiveError as error:
+                detail = (error.hint,) if error.hint else ()
+                self._emitter(WarningEvent("", f"a cache is left out: {error.message}", detail=detail))
+        return found
 
     @cached_property
     def imports(self) -> Imports:

@@ -28,7 +28,7 @@ from stagewright.state import State
 from stagewright.travel.caches import BuildCaches
 from stagewright.travel.mounts import matching, travels
 from stagewright.travel.opening import opener
-from stagewright.travel.options import credentials_of
+from stagewright.travel.options import credentials_of, parse_export, parse_import
 
 
 def list_mounts(root: str, sink: Sink | None, cancel: threading.Event) -> list[CacheMountRow]:
@@ -138,6 +138,10 @@ def _caches(
     credentials = credentials_of([*cache_from, *cache_to], env)
     masks = Masks([text.encode(errors="surrogateescape") for text in credentials]) if credentials else None
     emitter = Emitter(sink, masks)
+    for place in cache_from:
+        parse_import(place, env)
+    for place in cache_to:
+        parse_export(place, env)
     with opener(lambda: load_config(config, env), env, state.blobs) as opened:
         caches = BuildCaches(
             options,

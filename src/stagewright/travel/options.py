@@ -25,6 +25,10 @@ _TOUCH_S = 24 * 3600.0
 _TIMEOUT_S = 600.0
 
 
+class InactiveError(UsageError):
+    """A cache is one of a CI service's jobs, and this is none of its jobs."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryPlace:
     """An image of a registry, whose layers are those of the cache. `insecure`: without TLS that anybody vouches for."""
@@ -273,7 +277,7 @@ def _gha(attrs: Attrs, env: Mapping[str, str], flag: str) -> GhaPlace:
         option, variable = ("token", "ACTIONS_RUNTIME_TOKEN") if url else ("url", "ACTIONS_CACHE_URL")
         if version == "2" and not url:
             option, variable = "url_v2", "ACTIONS_RESULTS_URL"
-        raise UsageError(
+        raise InactiveError(
             f"{flag} type=gha needs {option}=... or ${variable}",
             hint="steps of a workflow have it when an action such as crazy-max/ghaction-github-runtime exports it",
         )

@@ -133,6 +133,19 @@ def test_what_a_job_has_in_its_environment(bench: Workbench, other: Workbench, s
     assert any("CacheService" in path for path in service.asked)
 
 
+def test_whoever_is_no_job_does_without(bench: Workbench) -> None:
+    bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
+    env = {"ACTIONS_RESULTS_URL": "", "ACTIONS_CACHE_URL": "", "ACTIONS_RUNTIME_TOKEN": ""}
+    build = bench.build("--cache-from", "type=gha", "--cache-to", "type=gha,mode=max", env=env)
+    assert build.warned.splitlines() == [
+        "a cache is left out: --cache-from type=gha needs url=... or $ACTIONS_CACHE_URL",
+        "a cache is left out: --cache-to type=gha needs url=... or $ACTIONS_CACHE_URL",
+    ]
+    done = bench.stagewright.run("cache", "mounts", "import", "type=gha", check=False, env=env)
+    assert done.returncode == 1
+    assert "type=gha needs url=... or $ACTIONS_CACHE_URL" in done.stderr
+
+
 def test_the_token_is_in_no_message(bench: Workbench, stagewright: Stagewright, service: ActionsCache) -> None:
     bench.dockerfile("FROM busybox\nRUN echo 1 > /1\n")
     read_only = token(("refs/heads/main", 1))
