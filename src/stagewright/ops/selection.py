@@ -16,6 +16,8 @@ from stagewright.sources.tree import Entry, Tree
 
 # Records that are encoded and hashed at once.
 _BATCH = 256
+# Files that may take a while to read (bytes).
+_LARGE = 1 << 20
 
 # Some files at a time: their paths in the tree, with NUL between them, and what `describe` says of them, joined.
 Listing = list[tuple[str, str]]
@@ -151,10 +153,12 @@ def _add_below(
     paths: list[str] = []
     records: list[str] = []
     for entry in entries:
-        check()
+        if entry.info.st_size > _LARGE:
+            check()
         paths.append(entry.path)
         records.append(describe(tree, entry, entry.path[start:], digests))
         if len(records) == _BATCH:
+            check()
             content.add(paths, records)
             paths.clear()
             records.clear()

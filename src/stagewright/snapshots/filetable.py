@@ -38,6 +38,9 @@ class FileTable:
     def get(self, path: str) -> bytes | None:
         """The note on a file, None where there is none."""
         folder, _, name = path.rpartition("/")
+        last, _, used = self._last
+        if folder == last and (note := used.get(name)) is not None:
+            return note
         with self._lock:
             last, idle, used = self._last
             if folder != last:

@@ -36,6 +36,7 @@ _FORMAT = f"stagewright stat index 5 {sys.version_info[:2]}\n".encode()
 # Inode, size, times of the last change of the content and of anything (ns). What the index notes on a file is a stamp
 # and a digest.
 _STAMP = struct.Struct("<QQqq")
+_stamp = _STAMP.pack
 _NOTE_BYTES = _STAMP.size + 32
 
 
@@ -69,7 +70,8 @@ class StatIndex(FileDigests):
         self.on_read: Callable[[int], None] | None = None
 
     def digest(self, tree: Tree, entry: Entry) -> bytes:
-        stamp = _stamp(entry.info)
+        info = entry.info
+        stamp = _stamp(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
         known = self._files.get(entry.path)
         if known is not None and known.startswith(stamp):
             return known[_STAMP.size :]
@@ -80,12 +82,13 @@ class StatIndex(FileDigests):
             after = os.fstat(handle)
         finally:
             os.close(handle)
+        is_same = stamp == _stamp(after.st_ino, after.st_size, after.st_mtime_ns, after.st_ctime_ns)
         # The stamp counts only if it also held at the end, and was old enough at the beginning for any change from
         # then on to leave another one.
         settled = opened_ns - entry.info.st_ctime_ns > _RACY_NS
         with self._lock:
             self._bytes_read += after.st_size
-            if settled and stamp == _stamp(after):
+            if settled and is_same:
                 self._files.put(entry.path, stamp + digest)
                 self._changed = True
             if self.on_read is not None:
@@ -138,10 +141,6 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except OSError:  # It was never made.
         return
-
-
-def _stamp(info: os.stat_result) -> bytes:
-    return _STAMP.pack(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _hash_open_file(handle: int, info: os.stat_result) -> bytes:
@@ -210,8 +209,9 @@ def describe(tree: Tree, entry: Entry, path: str, digests: FileDigests) -> str:
     Always five fields that end in NUL, so that no two rows of entries have one text.
     """
     info = entry.info
+    mode = info.st_mode
     uid, gid = tree.owner or (info.st_uid, info.st_gid)
-    kind = stat.S_IFMT(info.st_mode)
+    kind = mode & 0o170000
     if kind == stat.S_IFREG:
         what = digests.digest(tree, entry).hex()
     elif kind == stat.S_IFLNK:
@@ -220,7 +220,7 @@ def describe(tree: Tree, entry: Entry, path: str, digests: FileDigests) -> str:
         what = _folder_xattrs(tree, entry)
     else:
         what = str(info.st_rdev) if kind in (stat.S_IFCHR, stat.S_IFBLK) else ""
-    return f"{path}\0{info.st_mode:o}\0{uid}\0{gid}\0{what}\0"
+    return f"{path}\0{mode:o}\0{uid}\0{gid}\0{what}\0"
 
 
 def _folder_xattrs(tree: Tree, entry: Entry) -> str:
