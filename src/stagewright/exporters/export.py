@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stagewright.errors import UsageError
@@ -20,6 +21,8 @@ from stagewright.snapshots.compress import Compression
 
 if TYPE_CHECKING:
     from stagewright.exporters.archive import ArchiveImage
+    from stagewright.exporters.push import Push
+    from stagewright.image.descriptor import Descriptor
     from stagewright.snapshots.sinks import ChunkSink
 
 
@@ -80,9 +83,17 @@ class _ImageOptions:
         )
         self._annotations = attrs.prefixed(OPTION)
 
-    def make(self, result: ExportResult, services: Services, reporter: Reporter, *, fetch: bool = True) -> Exported:
+    def make(
+        self,
+        result: ExportResult,
+        services: Services,
+        reporter: Reporter,
+        *,
+        fetch: bool = True,
+        use: Callable[[Descriptor], None] = lambda layer: None,
+    ) -> Exported:
         annotations = sort_annotations(self._annotations, result.annotations, result.platform)
-        return make_image(result, services, self.form, annotations, reporter, fetch=fetch)
+        return make_image(result, services, self.form, annotations, reporter, fetch=fetch, use=use)
 
 
 class ImageExporter(Exporter):
@@ -108,10 +119,35 @@ class ImageExporter(Exporter):
             raise UsageError("a name is needed when an image is pushed", hint="give it by -t NAME")
 
     def export(self, result: ExportResult, services: Services, reporter: Reporter) -> Exported:
-        made = self._image.make(result, services, reporter, fetch=self.takes_layers)
-        left = [layer.digest for layer in made.layers if not services.blobs.has(layer.digest)]
-        for digest in left if self._store else ():
-            services.places.note([digest], services.remote().places(digest))
+        with ExitStack() as stack:
+            pushes = [stack.enter_context(push) for push in self._begin_pushes(result, services, reporter)]
+
+            def use(layer: Descriptor) -> None:
+                for push in pushes:
+                    push.begin(layer)
+
+            made = self._image.make(result, services, reporter, fetch=self.takes_layers, use=use)
+            left = [layer.digest for layer in made.layers if not services.blobs.has(layer.digest)]
+            for digest in left if self._store else ():
+                services.places.note([digest], services.remote().places(digest))
+            names = self._name(made, services, reporter)
+            for name, push in zip(self._image.names, pushes, strict=False):
+                target = replace(name, tag=None, digest=made.descriptor.digest) if self._by_digest else name
+                push.finish(target, made.descriptor)
+                if self._store:
+                    services.places.note(left, [{"type": "registry", "ref": str(target)}])
+        return replace(made, names=names)
+
+    def _begin_pushes(self, result: ExportResult, services: Services, reporter: Reporter) -> Iterator[Push]:
+        """One for each name, if the image is to be pushed."""
+        if self._pushes:
+            from stagewright.exporters.push import Push
+
+            for name in self._image.names:
+                yield Push(services, name, result.bases, reporter, insecure=self._insecure)
+
+    def _name(self, made: Exported, services: Services, reporter: Reporter) -> tuple[str, ...]:
+        """Name the image in the store, and answer its names."""
         names = []
         for name in self._image.names:
             whole = [name, name.with_digest(made.descriptor.digest)] if self._canonical else [name]
@@ -119,19 +155,7 @@ class ImageExporter(Exporter):
                 with reporter.status(f"naming to {each}"):
                     services.images.put(str(each), replace(made.descriptor, annotations={}))
             names += [str(each) for each in whole]
-        for name in self._image.names if self._pushes else ():
-            target = replace(name, tag=None, digest=made.descriptor.digest) if self._by_digest else name
-            self._push_to(target, made, result, services, reporter)
-            if self._store:
-                services.places.note(left, [{"type": "registry", "ref": str(target)}])
-        return replace(made, names=tuple(names))
-
-    def _push_to(
-        self, target: Reference, made: Exported, result: ExportResult, services: Services, reporter: Reporter
-    ) -> None:
-        from stagewright.exporters.push import push
-
-        push(services, target, made.descriptor, result.bases, reporter, insecure=self._insecure)
+        return tuple(names)
 
 
 class ArchiveExporter(Exporter):

@@ -41,15 +41,16 @@ def make_image(
     reporter: Reporter,
     *,
     fetch: bool = True,
+    use: Callable[[Descriptor], None] = lambda layer: None,
 ) -> Exported:
     """Put the image of a result into the blob store and answer it, still without a name.
 
-    Without `fetch` its layers may be where `services.open_blob` gets them from.
+    Without `fetch` its layers may be where `services.open_blob` gets them from. `use` gets each layer when it is made.
     Raises UsageError for annotations on Docker's media types, which have no place for them.
     """
     if annotations.manifest and not form.oci_mediatypes:
         raise UsageError("annotations need OCI media types", hint="leave oci-mediatypes=false out")
-    blobs = _layer_blobs(result, services, form, reporter, fetch)
+    blobs = _layer_blobs(result, services, form, reporter, fetch, use)
     facts = [
         LayerFacts(blob.diff_id, services.snapshots.row(snapshot).created)
         for snapshot, blob in zip(result.layers, blobs, strict=True)
@@ -62,7 +63,7 @@ def make_image(
     config_digest = services.blobs.write(config_data)
     manifest = Manifest(
         config=Descriptor(mediatypes.OCI_CONFIG if oci else mediatypes.DOCKER_CONFIG, config_digest, len(config_data)),
-        layers=tuple(Descriptor(layer_type(blob, oci=oci), blob.digest, blob.size) for blob in blobs),
+        layers=tuple(_descriptor(blob, form) for blob in blobs),
         media_type=mediatypes.OCI_MANIFEST if oci else mediatypes.DOCKER_MANIFEST,
         annotations=annotations.manifest,
     )
@@ -79,7 +80,12 @@ def make_image(
 
 
 def _layer_blobs(
-    result: ExportResult, services: Services, form: ImageForm, reporter: Reporter, fetch: bool
+    result: ExportResult,
+    services: Services,
+    form: ImageForm,
+    reporter: Reporter,
+    fetch: bool,
+    use: Callable[[Descriptor], None],
 ) -> list[LayerBlob]:
     with reporter.status("exporting layers") as row:
         done = 0
@@ -87,18 +93,22 @@ def _layer_blobs(
         for snapshot in result.layers:
             services.check_canceled()
             _bring_back(snapshot, result, services, reporter)
-            blobs.append(
-                services.layers.obtain(
-                    snapshot,
-                    form.compression,
-                    force=form.force_compression,
-                    epoch=result.epoch if form.rewrite_timestamp else None,
-                    fetch=fetch,
-                    progress=services.cancelable(_beyond(row, done)),
-                )
+            blob = services.layers.obtain(
+                snapshot,
+                form.compression,
+                force=form.force_compression,
+                epoch=result.epoch if form.rewrite_timestamp else None,
+                fetch=fetch,
+                progress=services.cancelable(_beyond(row, done)),
             )
+            use(_descriptor(blob, form))
+            blobs.append(blob)
             done = row.current
         return blobs
+
+
+def _descriptor(blob: LayerBlob, form: ImageForm) -> Descriptor:
+    return Descriptor(layer_type(blob, oci=form.oci_mediatypes), blob.digest, blob.size)
 
 
 def _bring_back(snapshot: int, result: ExportResult, services: Services, reporter: Reporter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 from stagewright.content.blobs import BlobStore
@@ -18,6 +19,8 @@ from stagewright.registry.documents import BlobProgress, fetch_image
 from stagewright.registry.reference import Reference
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from stagewright.registry.client import RegistryClient
 
 _MAX_DEPTH = 3
@@ -67,28 +70,77 @@ def push_image(
     progress: BlobProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> None:
-    """Push the manifest or index that `descriptor` names, and all below it, from `store`.
+    """Push the manifest or index that `descriptor` names, and all below it, from `store`. See `ImagePush`."""
+    options = {"mount_from": mount_from, "open_blob": open_blob, "progress": progress, "cancel": cancel}
+    with ImagePush(client, ref, store, **options) as image:  # type: ignore[arg-type]
+        image.finish(ref, descriptor)
 
-    Blobs go first, several at once; then manifests, each after those that it names; then the tag of `ref`. A blob may
-    be missing in the store where the registry has it or can mount it from `mount_from` (paths of repositories of the
-    same registry), or where `open_blob` gets it from elsewhere. Raises NotFoundError for one that is nowhere, and as
-    RegistryClient.
+
+class ImagePush:
+    """Pushes an image to the repository of `ref`: blobs, then manifests, each after those that it names, then a tag.
+
+    Used as a context manager, whose end stops what is left to do. A blob may be missing in the store where the registry
+    has it or can mount it from `mount_from` (paths of repositories of the same registry), or where `open_blob` gets it
+    from elsewhere. Raises NotFoundError for one that is nowhere, and as RegistryClient.
     """
-    manifests: dict[str, tuple[Descriptor, bytes]] = {}
-    blobs: dict[str, Descriptor] = {}
-    _collect(store, descriptor, manifests, blobs, _MAX_DEPTH)
 
-    def push(blob: Descriptor, stop: threading.Event) -> None:
-        report = _blob_progress(blob, progress, stop)
-        opened = partial(open_blob, blob) if open_blob is not None else partial(store.open_verified, blob.digest)
-        client.push_blob(ref, blob, opened, mount_from, report, cancel)
+    def __init__(
+        self,
+        client: RegistryClient,
+        ref: Reference,
+        store: BlobStore,
+        *,
+        mount_from: Sequence[str] = (),
+        open_blob: Callable[[Descriptor], BinaryIO] | None = None,
+        progress: BlobProgress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._client = client
+        self._ref = ref
+        self._store = store
+        self._mount_from = mount_from
+        self._open_blob = open_blob
+        self._progress = progress
+        self._cancel = cancel
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(_PARALLEL, "transfer")
+        self._pushes: dict[str, Future[None]] = {}
+
+    def __enter__(self) -> ImagePush:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, blob: Descriptor) -> None:
+        """Push a blob from now on, beside what the caller does; `finish` raises what it fails with."""
+        if blob.digest not in self._pushes and blob.media_type not in mediatypes.FOREIGN_LAYERS:
+            self._pushes[blob.digest] = self._pool.submit(self._push, blob)
+
+    def finish(self, ref: Reference, descriptor: Descriptor) -> None:
+        """Push what is left to push of the manifest or index that `descriptor` names, and put it under `ref`."""
+        from concurrent.futures import FIRST_EXCEPTION, wait
+
+        manifests: dict[str, tuple[Descriptor, bytes]] = {}
+        blobs: dict[str, Descriptor] = {}
+        _collect(self._store, descriptor, manifests, blobs, _MAX_DEPTH)
+        for blob in blobs.values():
+            self.begin(blob)
+        for push in wait(self._pushes.values(), return_when=FIRST_EXCEPTION).done:
+            push.result()
+        for entry, data in manifests.values():
+            is_top = entry.digest == descriptor.digest
+            target = ref if is_top else Reference(ref.domain, ref.path, digest=entry.digest)
+            self._client.push_manifest(target, data, entry.media_type, self._cancel)
+
+    def _push(self, blob: Descriptor) -> None:
+        report = _blob_progress(blob, self._progress, self._stop)
+        opened = partial(self._open_blob or (lambda known: self._store.open_verified(known.digest)), blob)
+        self._client.push_blob(self._ref, blob, opened, self._mount_from, report, self._cancel)
         report(blob.size, blob.size)
-
-    _run_parallel(blobs.values(), push)
-    for entry, data in manifests.values():
-        is_top = entry.digest == descriptor.digest
-        target = ref if is_top else Reference(ref.domain, ref.path, digest=entry.digest)
-        client.push_manifest(target, data, entry.media_type, cancel)
 
 
 def _collect(
@@ -109,9 +161,7 @@ def _collect(
         for entry in document.manifests:
             _collect(store, entry, manifests, blobs, depth - 1)
     else:
-        for blob in (document.config, *document.layers):
-            if blob.media_type not in mediatypes.FOREIGN_LAYERS:
-                blobs[blob.digest] = blob
+        blobs.update((blob.digest, blob) for blob in (document.config, *document.layers))
     manifests[descriptor.digest] = (descriptor, data)
 
 

@@ -10,12 +10,14 @@ from typing import BinaryIO
 import pytest
 from registry_servers import Handler, ScriptedServer, client_for, digest_of, make_image
 
+from stagewright.content.blobs import BlobStore
 from stagewright.errors import CanceledError, IntegrityError, RegistryError
 from stagewright.image import mediatypes
 from stagewright.image.descriptor import Descriptor
 from stagewright.registry.client import RegistryClient
 from stagewright.registry.errors import UnauthorizedError, UnreachableError
 from stagewright.registry.reference import Reference
+from stagewright.registry.transfer import ImagePush
 
 DATA = os.urandom(600_000)
 BLOB = Descriptor(mediatypes.OCI_LAYER, digest_of(DATA), len(DATA))
@@ -196,3 +198,77 @@ def test_a_registry_that_took_another_manifest_is_found_out(server: ScriptedServ
         client.push_manifest(name, image.data, image.manifest.media_type)
     with pytest.raises(IntegrityError):
         client.push_manifest(name.with_digest(BLOB.digest), image.data, image.manifest.media_type)
+
+
+class Arrivals:
+    """A registry that takes everything, and tells when a blob has come."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self.server = server
+        self.blobs: list[bytes] = []
+        self.some = threading.Event()
+        server.on(f"POST {UPLOADS}", lambda handler: handler.reply(202, Location="/up/1"))
+        server.on("PUT /up/1", self._put)
+        server.on("PUT /v2/app/manifests/.*", lambda handler: handler.reply(201))
+
+    def _put(self, handler: Handler) -> None:
+        length = int(handler.headers["Content-Length"])
+        body = next(one.body for one in reversed(self.server.requests) if len(one.body) == length)
+        self.blobs.append(body)
+        handler.reply(201)
+        self.some.set()
+
+
+def test_a_layer_is_pushed_before_the_others_are_there(server: ScriptedServer, store: BlobStore) -> None:
+    image = make_image(b"first", b"second one")
+    registry = Arrivals(server)
+    name = Reference.parse(f"{server.address}/app:1")
+    (_, config), (first, first_data), _ = image.blobs
+    store.write(first_data)
+    with ImagePush(client_for(server.address), name, store) as push:
+        push.begin(first)
+        assert registry.some.wait(30)
+        assert registry.blobs == [first_data]
+        # No more is asked for it when the rest has come.
+        image.put_into(store)
+        push.begin(first)
+        push.finish(name, image.descriptor)
+    assert sorted(registry.blobs) == sorted([config, b"first", b"second one"])
+    assert len(server.asked("HEAD")) == 3
+    assert server.asked("PUT")[-1] == "/v2/app/manifests/1"
+
+
+def test_a_layer_that_cannot_be_pushed_fails_the_push_at_its_end(server: ScriptedServer, store: BlobStore) -> None:
+    image = make_image(b"first", b"second one")
+    image.put_into(store)
+    Arrivals(server)
+    server.on(f"HEAD /v2/app/blobs/{image.blobs[1][0].digest}", lambda handler: handler.reply(403))
+    name = Reference.parse(f"{server.address}/app:1")
+    with ImagePush(client_for(server.address), name, store) as push:
+        push.begin(image.blobs[1][0])
+        push.begin(image.blobs[2][0])
+        with pytest.raises(UnauthorizedError):
+            push.finish(name, image.descriptor)
+    assert not [path for path in server.asked("PUT") if "manifests" in path]
+
+
+def test_a_push_that_is_given_up_leaves_no_thread(server: ScriptedServer, store: BlobStore) -> None:
+    image = make_image(b"first")
+    image.put_into(store)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold(handler: Handler) -> None:
+        asked.set()
+        go_on.wait(30)
+        handler.reply(404)
+
+    Arrivals(server)
+    server.on("HEAD .*", hold)
+    name = Reference.parse(f"{server.address}/app:1")
+    with pytest.raises(ValueError, match="the layer could not be made"):
+        with ImagePush(client_for(server.address), name, store) as push:
+            push.begin(image.blobs[1][0])
+            assert asked.wait(30)
+            go_on.set()
+            raise ValueError("the layer could not be made")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("transfer")]
