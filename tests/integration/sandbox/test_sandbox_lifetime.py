@@ -60,13 +60,23 @@ def children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def groups_of_steps() -> list[Path]:
-    """Control groups that OCI runtimes have made for steps of any builder."""
-    return [path for path in Path("/sys/fs/cgroup").rglob("stagewright-oci-*/step*") if path.is_dir()]
+def groups_of_steps(runtime: str) -> list[Path]:
+    """Control groups that the OCI runtime with that folder has made for steps."""
+    return [path for path in Path("/sys/fs/cgroup").rglob(f"{runtime}/step*") if path.is_dir()]
 
 
-def places_of_bundles() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("stagewright-oci-*"))
+@pytest.fixture
+def bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where OCI runtimes of this test have their folders: those of other builders are elsewhere."""
+    folder = tmp_path / "bundles"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def folders_of_runtimes(bundles: Path) -> list[str]:
+    return [path.name for path in bundles.glob("stagewright-oci-*")]
 
 
 def test_many_steps_leave_nothing(box: Box) -> None:
@@ -78,7 +88,7 @@ def test_many_steps_leave_nothing(box: Box) -> None:
         assert box.sh(f"exit {number % 2}", root=root).code == number % 2
     assert (len(os.listdir("/proc/self/fd")), children(), mounts(), threading.active_count()) == before
     if isinstance(box.runtime, OciRuntime):
-        assert [path for path in groups_of_steps() if path.parent.name == box.runtime._cgroup] == []
+        assert groups_of_steps(box.runtime._cgroup) == []
 
 
 def test_failed_starts_leave_nothing(box: Box) -> None:
@@ -204,10 +214,10 @@ runtime.run(step, lambda stream, data: print("up", flush=True), threading.Event(
 """
 
 
-def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str) -> None:
+def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str, bundles: Path) -> None:
     for name in ("up", "wk"):
         (tmp_path / name).mkdir()
-    before = (mounts(), places_of_bundles(), groups_of_steps())
+    before = mounts()
     extra = [box.runtime._path] if isinstance(box.runtime, OciRuntime) else []
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(box.lower), str(tmp_path), marker, *extra]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as builder:
@@ -216,10 +226,14 @@ def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str) 
         # The step's processes and the launcher have the number on their command lines only where it is theirs.
         running = [os.pidfd_open(pid) for pid in [*processes_with(marker), *descendants(builder.pid)]]
         assert len(running) > 2
+        runtimes = folders_of_runtimes(bundles)
+        assert len(runtimes) == len(extra)
         builder.send_signal(signal.SIGKILL)
     wait_until_gone(running)
     assert processes_with(marker) == []
-    assert (mounts(), places_of_bundles(), groups_of_steps()) == before
+    assert mounts() == before
+    assert folders_of_runtimes(bundles) == []
+    assert [groups_of_steps(name) for name in runtimes] == [[]] * len(extra)
 
 
 def descendants(pid: int) -> list[int]:
@@ -230,8 +244,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def test_closing_kills_what_runs(box: Box, marker: str, tmp_path: Path) -> None:
-    before = (places_of_bundles(), groups_of_steps())
+def test_closing_kills_what_runs(box: Box, marker: str, tmp_path: Path, bundles: Path) -> None:
     runtime = OciRuntime(box.runtime._path) if isinstance(box.runtime, OciRuntime) else NativeRuntime()
     other = Box(runtime, box.lower, tmp_path)
     up = threading.Event()
@@ -246,12 +259,14 @@ def test_closing_kills_what_runs(box: Box, marker: str, tmp_path: Path) -> None:
     thread = threading.Thread(target=one)
     thread.start()
     assert up.wait(60)
+    runtimes = folders_of_runtimes(bundles)
     runtime.close()
     thread.join(60)
     assert not thread.is_alive()
     assert len(errors) == 1
     assert processes_with(marker) == []
-    assert (places_of_bundles(), groups_of_steps()) == before
+    assert folders_of_runtimes(bundles) == []
+    assert [groups_of_steps(name) for name in runtimes] == [[]] * isinstance(runtime, OciRuntime)
     runtime.close()
     with pytest.raises(SandboxError, match="closed"):
         other.sh("true")
