@@ -216,14 +216,14 @@ class Files:
 
 
 # Unpacks an image and archives its files, since another namespace's owners can be read there only.
-UNPACK = 'umoci unpack --image "$1:image" "$2" && tar -C "$2/rootfs" --numeric-owner -cf "$3" . && rm -rf "$2"'
+UNPACK = 'umoci raw unpack --image "$1:image" "$2" && tar -C "$2" --numeric-owner -cf "$3" . && rm -rf "$2"'
 
 
 def unpacked(source: str, scratch: Path, *flags: str) -> Files:
     """The files that umoci makes of an image that skopeo reads, with the flags for `skopeo copy`."""
     layout, archive = scratch / "layout", scratch / "rootfs.tar"
     output_of("skopeo", "copy", "--quiet", *flags, source, f"oci:{layout}:image")
-    output_of(*as_root("sh", "-ec", UNPACK, "sh", layout, scratch / "bundle", archive))
+    output_of(*as_root("sh", "-ec", UNPACK, "sh", layout, scratch / "rootfs", archive))
     return Files.read(archive.read_bytes())
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import Image, Stagewright
+from harness import EXAMPLES, Image, Stagewright
 
 EXAMPLE = "01-node"
 
 
-@pytest.fixture
-def image(standin_stagewright: Stagewright, example: Path, tmp_path: Path) -> Image:
-    standin_stagewright.build(example, "-o", f"type=oci,dest={tmp_path}/duration.tar")
-    return Image.load(tmp_path / "duration.tar", tmp_path)
+@pytest.fixture(scope="module")
+def image(standin_stagewright: Stagewright, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    folder = tmp_path_factory.mktemp("image")
+    standin_stagewright.build(EXAMPLES / EXAMPLE, "-o", f"type=oci,dest={folder}/duration.tar")
+    return Image.load(folder / "duration.tar", folder)
 
 
 def test_only_the_bundle_is_copied(image: Image) -> None:

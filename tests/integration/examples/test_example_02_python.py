@@ -6,15 +6,16 @@ import secrets
 from pathlib import Path
 
 import pytest
-from harness import Image, Stagewright, files_holding
+from harness import EXAMPLES, Image, Stagewright, files_holding
 
 EXAMPLE = "02-python"
 
 
-@pytest.fixture
-def image(standin_stagewright: Stagewright, example: Path, tmp_path: Path) -> Image:
-    standin_stagewright.build(example, "-o", f"type=oci,dest={tmp_path}/since.tar")
-    return Image.load(tmp_path / "since.tar", tmp_path)
+@pytest.fixture(scope="module")
+def image(standin_stagewright: Stagewright, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    folder = tmp_path_factory.mktemp("image")
+    standin_stagewright.build(EXAMPLES / EXAMPLE, "-o", f"type=oci,dest={folder}/since.tar")
+    return Image.load(folder / "since.tar", folder)
 
 
 def test_the_environment_is_copied_alone(image: Image) -> None:

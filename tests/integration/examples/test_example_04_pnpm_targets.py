@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import Image, Stagewright
+import pytest
+from harness import EXAMPLES, Image, Stagewright
 
 EXAMPLE = "04-pnpm-targets"
 
 
-def build(builder: Stagewright, example: Path, target: str, folder: Path) -> Image:
-    builder.build(example, f"--target={target}", "-o", f"type=oci,dest={folder}/{target}.tar")
+def build(builder: Stagewright, target: str, folder: Path) -> Image:
+    builder.build(EXAMPLES / EXAMPLE, f"--target={target}", "-o", f"type=oci,dest={folder}/{target}.tar")
     return Image.load(folder / f"{target}.tar", folder)
 
 
-def test_development_has_the_tools_and_runs_the_tests(
-    standin_stagewright: Stagewright, example: Path, tmp_path: Path
-) -> None:
-    image = build(standin_stagewright, example, "development", tmp_path)
-    assert "/app/node_modules/uvu" in image.files
-    assert image.below("/app/node_modules/.pnpm")
-    assert "Passed:    1" in image.run()
+@pytest.fixture(scope="module")
+def development(standin_stagewright: Stagewright, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return build(standin_stagewright, "development", tmp_path_factory.mktemp("image"))
 
 
-def test_the_store_and_corepacks_downloads_stay_outside(
-    standin_stagewright: Stagewright, example: Path, tmp_path: Path
-) -> None:
-    image = build(standin_stagewright, example, "development", tmp_path)
-    assert not image.below("/pnpm")
-    assert not image.below("/root/.cache/node/corepack")
+def test_development_has_the_tools_and_runs_the_tests(development: Image) -> None:
+    assert "/app/node_modules/uvu" in development.files
+    assert development.below("/app/node_modules/.pnpm")
+    assert "Passed:    1" in development.run()
 
 
-def test_production_has_the_code_alone(standin_stagewright: Stagewright, example: Path, tmp_path: Path) -> None:
-    image = build(standin_stagewright, example, "production", tmp_path)
+def test_the_store_and_corepacks_downloads_stay_outside(development: Image) -> None:
+    assert not development.below("/pnpm")
+    assert not development.below("/root/.cache/node/corepack")
+
+
+def test_production_has_the_code_alone(standin_stagewright: Stagewright, tmp_path: Path) -> None:
+    image = build(standin_stagewright, "production", tmp_path)
     assert image.below("/app") == {"/app/package.json", "/app/src/greet.js", "/app/src/main.js"}
     assert image.config["config"]["User"] == "node"
     assert "NODE_ENV=production" in image.config["config"]["Env"]

@@ -157,7 +157,10 @@ def test_without_an_agent_the_server_refuses(
 def test_without_the_required_secret_the_step_does_not_start(
     standin_stagewright: Stagewright, example: Path, git_server: GitServer
 ) -> None:
-    build = standin_stagewright.build(example, "--ssh=default", check=False, env=git_server.agent)
+    # With the network that the other builds have, so that the steps before are cached.
+    build = standin_stagewright.build(
+        example, "--network=host", "--ssh=default", check=False, env=git_server.agent
+    )
     assert build.status != 0
     assert "known_hosts" in build.stderr
     assert build.step("pip install").log == b""
