@@ -1,14 +1,8 @@
 # An ordinary user to run the tests: an account with subordinate ids, and a checkout that it can reach. Sourced by
-# scripts/test, as root, after scripts/setup.sh.
+# scripts/test, as root, after scripts/setup.sh and scripts/parts.sh.
 
 # One for each run, since several may go on at once.
 test_user=stagewright-$$
-
-as_test_user() {
-    setpriv --reuid="$test_user" --regid="$test_user" --init-groups env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME \
-        -u XDG_DATA_HOME -u STAGEWRIGHT_STANDINS HOME="$home" USER="$test_user" LOGNAME="$test_user" \
-        XDG_RUNTIME_DIR="$home/run" "$@"
-}
 
 make_test_user() {
     open_devices
@@ -19,6 +13,13 @@ make_test_user() {
     home=$(getent passwd "$test_user" | cut -d: -f6)
     checkout=$home/checkout
     touch "$home/started"
+    # What the commands of the user's begin with.
+    as_test_user="setpriv --reuid=$test_user --regid=$test_user --init-groups env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME
+        -u XDG_DATA_HOME -u STAGEWRIGHT_STANDINS HOME=$home USER=$test_user LOGNAME=$test_user XDG_RUNTIME_DIR=$home/run"
+    uid=$(id -u "$test_user")
+    range=$(grep "^$test_user:" /etc/subuid | head -n 1)
+    first=$(echo "$range" | cut -d: -f2)
+    last=$((first + $(echo "$range" | cut -d: -f3) - 1))
 }
 
 # Lets all users open the devices that Debian's udev lets them open; a machine without udev may not.
@@ -44,9 +45,9 @@ furnish_test_user() {
         [ ! -f "$HOME/$settings" ] || install -D -m 600 "$HOME/$settings" "$home/$settings"
     done
     # The interpreter of root's virtual environment may lie where others cannot reach it.
-    if ! python=$(find_python as_test_user); then
+    if ! python=$(find_python $as_test_user); then
         install_packages python3-venv
-        python=$(find_python as_test_user) || fail "Python 3.11 or newer with its venv module is needed, for all users"
+        python=$(find_python $as_test_user) || fail "Python 3.11 or newer with its venv module is needed, for all users"
     fi
     (cd "$checkout" && make_venv "[dev]")
     chown -R "$test_user:" "$home"
@@ -72,17 +73,22 @@ make_standins() {
     chown -R "$test_user:" "$home/.cache"
 }
 
+# The user's processes, also those of the subordinate ids.
+processes_of_test_user() {
+    ps -e -o uid=,pid=,args= | awk -v uid="$uid" -v first="$first" -v last="$last" \
+        '$1 == uid || ($1 >= first && $1 <= last)'
+}
+
+# The files of the subordinate ids. Takes what find does with them.
+# An earlier user, whose tests were killed, may have had the same ids.
+files_of_test_user() {
+    find /tmp /var/tmp /dev/shm /run "$home" -xdev -uid +$((first - 1)) -uid -$((last + 1)) \
+        -cnewer "$home/started" "$@" 2>/dev/null || :
+}
+
 # Says what the tests have left running or lying about, and fails if there is anything.
 check_nothing_is_left() {
-    uid=$(id -u "$test_user")
-    range=$(grep "^$test_user:" /etc/subuid | head -n 1)
-    first=$(echo "$range" | cut -d: -f2)
-    last=$((first + $(echo "$range" | cut -d: -f3) - 1))
-    left=$(ps -e -o uid=,pid=,args= | awk -v uid="$uid" -v first="$first" -v last="$last" \
-        '$1 == uid || ($1 >= first && $1 <= last)')
-    # An earlier user, whose tests were killed, may have had the same ids.
-    left="$left$(find /tmp /var/tmp /dev/shm /run "$home" -xdev -uid +$((first - 1)) -uid -$((last + 1)) \
-        -cnewer "$home/started" 2>/dev/null)"
+    left=$(processes_of_test_user && files_of_test_user -print)
     [ -z "$left" ] || say "left behind by the tests:
 $left"
     [ -z "$left" ]
@@ -90,20 +96,21 @@ $left"
 
 remove_test_user() {
     close_devices
-    pkill -KILL -u "$test_user" || :
+    processes_of_test_user | awk '{ print $2 }' | xargs -r kill -KILL || :
+    files_of_test_user -delete
     userdel --force --remove "$test_user" 2>/dev/null || say "the user $test_user could not be removed"
 }
 
 # Starts to pass the integration tests as the ordinary user. Takes pytest's arguments.
 start_as_test_user() {
-    as_test_user "$checkout/scripts/test-as-user" "$@" >"$home/report" 2>&1 &
-    running=$!
+    start_part $as_test_user "$checkout/scripts/test-as-user" "$@" >"$home/report" 2>&1
+    users=$part
 }
 
 # Waits until they are passed, and shows the report. What is left is looked for when root has no process of the user's either.
 finish_as_test_user() {
     passed=0
-    wait "$running" || passed=1
+    finish_part "$users" || passed=1
     say "pytest as $test_user"
     cat "$home/report"
     check_nothing_is_left || passed=1
