@@ -13,9 +13,10 @@ make_test_user() {
     home=$(getent passwd "$test_user" | cut -d: -f6)
     checkout=$home/checkout
     touch "$home/started"
-    # What the commands of the user's begin with.
+    # What the commands of the user's begin with. Root's virtual environment is none for the user.
     as_test_user="setpriv --reuid=$test_user --regid=$test_user --init-groups env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME
-        -u XDG_DATA_HOME -u STAGEWRIGHT_STANDINS HOME=$home USER=$test_user LOGNAME=$test_user XDG_RUNTIME_DIR=$home/run"
+        -u XDG_DATA_HOME -u STAGEWRIGHT_STANDINS HOME=$home USER=$test_user LOGNAME=$test_user XDG_RUNTIME_DIR=$home/run
+        PATH=$PATH"
     uid=$(id -u "$test_user")
     range=$(grep "^$test_user:" /etc/subuid | head -n 1)
     first=$(echo "$range" | cut -d: -f2)
@@ -37,7 +38,7 @@ close_devices() {
     for device in $closed; do chmod "${device%%=*}" "${device#*=}"; done
 }
 
-# Copies the project and how this machine fetches packages to the home folder.
+# Copies the project and how this machine fetches packages to the home folder, and starts to install the project there.
 furnish_test_user() {
     mkdir -p "$checkout" "$home/run"
     tar -c --exclude=./.venv --exclude=./.git --exclude='./.*_cache' . | tar -x -C "$checkout"
@@ -49,11 +50,19 @@ furnish_test_user() {
         install_packages python3-venv
         python=$(find_python $as_test_user) || fail "Python 3.11 or newer with its venv module is needed, for all users"
     fi
-    (cd "$checkout" && make_venv "[dev]")
-    chown -R "$test_user:" "$home"
-    chmod 700 "$home/run"
+    start_part env python="$python" sh -euc 'cd "$0"; . scripts/setup.sh; make_venv "[dev]"' "$checkout" \
+        >"$home/furnished" 2>&1
+    furnishing=$part
     # For the tests in which root compares what it builds with what the user does.
     export STAGEWRIGHT_TEST_USER="$test_user" STAGEWRIGHT_TEST_PYTHON="$checkout/.venv/bin/python"
+}
+
+# Waits until that is done, and gives the user all that is in the home folder.
+finish_furnishing() {
+    finish_part "$furnishing" || fail "Stagewright could not be installed for $test_user:
+$(cat "$home/furnished")"
+    chown -R "$test_user:" "$home"
+    chmod 700 "$home/run"
 }
 
 # Builds the stand-ins for base images that root's tests use, and gives the user a copy of them.
