@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from email.message import Message
-
 from stagewright.errors import RegistryError, StagewrightError
 from stagewright.image.platform import parse_platform
 from stagewright.registry.auth import parse_challenges
+from stagewright.registry.connection import Headers
 from stagewright.registry.http import join_url, split_url
 from stagewright.registry.proxy import proxy_for
 from stagewright.registry.reference import Reference
@@ -35,10 +34,8 @@ def check(data: bytes) -> None:
         pass
     else:
         assert parse_platform(str(platform)) == platform
-    headers = Message()
-    # http.client reads headers as Latin-1.
-    headers["WWW-Authenticate"] = data.decode("latin-1")
-    parse_challenges(headers)
+    # Headers are read as Latin-1.
+    parse_challenges(Headers(("WWW-Authenticate", data.decode("latin-1"))))
     _check_url(text)
 
 
