@@ -593,8 +593,12 @@ def test_ssh_without_an_agent(store: GitStore) -> None:
 def test_a_server_that_says_nothing_ends_with_the_build(store: GitStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
+        connections: list[socket.socket] = []
+
         def wait_then_cancel() -> None:
-            server.accept()[0].recv(1)
+            # A connection that were closed now would be another end.
+            connections.append(server.accept()[0])
+            connections[0].recv(1)
             store.cancel.set()
 
         thread = threading.Thread(target=wait_then_cancel)
@@ -602,6 +606,7 @@ def test_a_server_that_says_nothing_ends_with_the_build(store: GitStore) -> None
         with pytest.raises(CanceledError):
             store.meaning(f"git://127.0.0.1:{server.getsockname()[1]}/r.git")
         thread.join()
+        connections[0].close()
 
 
 def test_without_git(store: GitStore, tmp_path: Path) -> None:
