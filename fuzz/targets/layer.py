@@ -49,7 +49,7 @@ def check(data: bytes) -> None:
 
 
 def _as_layer(data: bytes, folder: Path, root: Path) -> None:
-    apply(_Short(data), Draft(None, str(folder), str(folder), str(folder)), (str(root / "lower"),))
+    apply(_Short(data), Draft(None, str(folder), str(folder), str(folder)), lambda: (str(root / "lower"),))
 
 
 def _as_archive(data: bytes, folder: Path, root: Path) -> None:
