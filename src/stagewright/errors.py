@@ -150,7 +150,12 @@ class StoreError(StagewrightError):
 
 
 class DamagedMetadataError(StoreError):
-    """The metadata file of the state directory is not what was written to it."""
+    """The metadata file of the state directory is not what was written to it; `file` is which one that was (device and
+    inode), since another process may put a new one in its place."""
+
+    def __init__(self, message: str, *, file: tuple[int, int], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.file = file
 
 
 class LostSnapshotError(StoreError):

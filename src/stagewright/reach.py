@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from stagewright.content.blobs import BlobStore
@@ -60,7 +59,7 @@ def needed_by_images(state: State) -> Reach:
 def needed_by_resolutions(state: State) -> Reach:
     """What the images are made of that names in FROM were last resolved to."""
     rows = state.db.query("SELECT value FROM resolutions WHERE name NOT LIKE ?", (f"{URL_ROW}%",))
-    return reach(state.blobs, [Descriptor.from_json(json.loads(value)) for (value,) in rows])
+    return reach(state.blobs, [state.db.decoded(value, Descriptor.from_json) for (value,) in rows])
 
 
 def with_ancestors(rows: Sequence[SnapshotRow], wanted: set[int]) -> set[int]:

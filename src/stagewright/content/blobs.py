@@ -173,6 +173,9 @@ class _VerifiedFile(io.RawIOBase):
         self._file = store.open(digest)
         self._left = os.fstat(self._file.fileno()).st_size
         self._hash = hashlib.new(split_digest(digest)[0])
+        if not self._left:
+            # Who knows that there is nothing to read would never come to the end.
+            self._check()
 
     def readable(self) -> bool:
         return True
@@ -182,13 +185,17 @@ class _VerifiedFile(io.RawIOBase):
         count: int = self._file.readinto(view)  # type: ignore[attr-defined]
         self._hash.update(view[:count])
         self._left -= count
-        if (self._left <= 0 or not count) and self._hash.hexdigest() != split_digest(self._digest)[1]:
+        if self._left <= 0 or not count:
+            self._check()
+        return count
+
+    def _check(self) -> None:
+        if self._hash.hexdigest() != split_digest(self._digest)[1]:
             self._store.discard_damaged(self._digest)
             raise DamagedBlobError(
                 f"blob {self._digest} was damaged on the disk, and has been removed",
                 hint="build again: it is made or fetched anew; stagewright check looks for more damage",
             )
-        return count
 
     def close(self) -> None:
         self._file.close()

@@ -6,15 +6,16 @@ Each room owns the tables that are listed under its name below and is the only o
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from stagewright.errors import DamagedMetadataError, StoreError
+from stagewright.errors import DamagedMetadataError, IntegrityError, StoreError
 
 # What each version of the file adds to the one before; a file of an earlier one gets what it lacks when it is opened.
 _SCHEMAS = (
@@ -130,9 +131,18 @@ CREATE TABLE blob_places (
 """,
 )
 SCHEMA_VERSION = len(_SCHEMAS)
-TABLES = frozenset(line.split()[2] for line in "\n".join(_SCHEMAS).splitlines() if line.startswith("CREATE TABLE"))
+_T = TypeVar("_T")
+_SHOWN = 100
 # What SQLite says of a sound file in which something else stands than was written.
 _NOT_AS_WRITTEN = ("no such table", "no such column", "Could not decode")
+# What cannot be decoded may be a part of the message itself.
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
+
+def statements_since(version: int) -> list[str]:
+    """What a file of an earlier version lacks, 0 for one that is new."""
+    lines = "\n".join(_SCHEMAS[version:]).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("--")).split(";")
 
 
 class Database:
@@ -156,7 +166,7 @@ class Database:
             except BaseException:
                 self._connection.close()
                 raise
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise _refusal(path, "opened", error) from error
         except OSError as error:
             raise StoreError(f"cannot use the state directory {path.parent}: {error.strerror}") from error
@@ -190,9 +200,7 @@ class Database:
         """Add what a file of this version lacks."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            lines = "\n".join(_SCHEMAS[version:]).splitlines()
-            statements = "\n".join(line for line in lines if not line.startswith("--"))
-            for statement in statements.split(";"):
+            for statement in statements_since(version):
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
             self._connection.execute("COMMIT")
@@ -207,7 +215,7 @@ class Database:
         try:
             with self._lock:
                 return self._connection.execute(sql, tuple(parameters)).fetchall()
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise _refusal(self._path, "read", error) from error
 
     def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
@@ -215,8 +223,15 @@ class Database:
         try:
             with self._lock:
                 return self._connection.execute(sql, tuple(parameters)).lastrowid or 0
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise _refusal(self._path, "written", error) from error
+
+    def decoded(self, text: str, decode: Callable[[Any], _T]) -> _T:
+        """What a row's JSON stands for. Raises DamagedMetadataError where it is none, or not what was written."""
+        try:
+            return decode(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError, IntegrityError) as error:
+            raise _damaged(self._path, f"{text[:_SHOWN]!r} cannot be read") from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -247,15 +262,21 @@ class Database:
             self._connection.close()
 
 
-def _refusal(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
+def _damaged(path: Path, why: str) -> DamagedMetadataError:
+    return DamagedMetadataError(
+        f"the metadata file {path} is damaged: {why}",
+        file=file_at(path),
+        hint="stagewright check says what of the store is whole, and check --repair lets builds work again",
+    )
+
+
+def _refusal(path: Path, doing: str, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
     """What SQLite's error means for who uses the store, and what can be done."""
     extended = getattr(error, "sqlite_errorcode", 0)
     code = extended & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(_NOT_AS_WRITTEN):
-        return DamagedMetadataError(
-            f"the metadata file {path} is damaged: {error}",
-            hint="stagewright check says what of the store is whole, and check --repair lets builds work again",
-        )
+    is_unreadable = isinstance(error, UnicodeDecodeError) or str(error).startswith(_NOT_AS_WRITTEN)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or is_unreadable:
+        return _damaged(path, str(error))
     # SQLite gives other names to a full disk, too, where it is about files beside the one that it writes to.
     other_name = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE or other_name:
@@ -272,6 +293,15 @@ def _refusal(path: Path, doing: str, error: sqlite3.Error) -> StoreError:
         f"the metadata file {path} cannot be {doing}: {error}",
         hint="the disk may be full, over its quota or failing" if code == sqlite3.SQLITE_IOERR else None,
     )
+
+
+def file_at(path: Path) -> tuple[int, int]:
+    """Which file is there now: its device and its inode."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _is_full(path: Path) -> bool:

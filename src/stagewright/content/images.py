@@ -28,7 +28,7 @@ class ImageStore:
     def get(self, name: str) -> Descriptor | None:
         """What the name leads to, None if there is no such image."""
         rows = self._db.query("SELECT descriptor FROM images WHERE name = ?", (name,))
-        return Descriptor.from_json(json.loads(rows[0][0])) if rows else None
+        return self._db.decoded(rows[0][0], Descriptor.from_json) if rows else None
 
     def put(self, name: str, descriptor: Descriptor) -> None:
         """Let the name lead to `descriptor` from now on; one that does already keeps its age."""
@@ -43,7 +43,7 @@ class ImageStore:
         """All names, in order."""
         rows = self._db.query("SELECT name, descriptor, created FROM images ORDER BY name")
         return [
-            StoredImage(name, Descriptor.from_json(json.loads(descriptor)), created)
+            StoredImage(name, self._db.decoded(descriptor, Descriptor.from_json), created)
             for name, descriptor, created in rows
         ]
 

@@ -25,7 +25,7 @@ class BlobPlaces:
     def of(self, digest: str) -> list[dict[str, str]]:
         """The places of a blob, the one that was noted last at first."""
         rows = self._db.query("SELECT place FROM blob_places WHERE digest = ? ORDER BY rowid DESC", (digest,))
-        return [json.loads(place) for (place,) in rows]
+        return [self._db.decoded(place, dict) for (place,) in rows]
 
     def keep(self, digests: Collection[str]) -> None:
         """Forget all other blobs."""

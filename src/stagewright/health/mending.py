@@ -8,6 +8,7 @@ from pathlib import Path
 from stagewright.cache.leases import BuildLease, collecting
 from stagewright.cache.locks import LockFile
 from stagewright.content.blobs import BlobStore
+from stagewright.content.db import file_at
 from stagewright.errors import DamagedBlobError, DamagedMetadataError, LostSnapshotError
 from stagewright.health.checkup import forget_lost_snapshots
 from stagewright.health.metadata import damage, rebuild
@@ -35,16 +36,16 @@ def mend(root: Path, error: Damage) -> str:
 def _mend_metadata(root: Path, error: DamagedMetadataError) -> str:
     locks, path = LockFile(root / "locks"), root / "metadata.db"
     with collecting(locks) as alone:
-        wrong = damage(path) if alone else ""
-        if wrong:
+        if alone and file_at(path) == error.file:
+            wrong = damage(path) or error.message.partition(": ")[2]
             aside, kept = rebuild(path, BlobStore(root / "content"))
             images = f"images kept: {', '.join(kept)}" if kept else "no image was kept"
             return f"the metadata file {path} was damaged ({wrong}): it is {aside} now, the cache is empty, {images}"
     if not alone:
         # Perhaps it is another build that is mending it.
         with BuildLease(locks):
-            wrong = damage(path)
-    if wrong:
+            pass
+    if file_at(path) == error.file:
         error.hint = "other builds use the store: build again when they have ended"
         raise error
     return f"the metadata file {path} was mended by another build"

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from stagewright.content.blobs import BlobStore
-from stagewright.content.db import SCHEMA_VERSION, TABLES, Database
+from stagewright.content.db import SCHEMA_VERSION, Database, statements_since
 from stagewright.content.images import ImageStore
 from stagewright.errors import IntegrityError, NotFoundError, UsageError
 from stagewright.image import mediatypes
@@ -27,28 +27,36 @@ _COMPLAINTS = 5
 
 
 def damage(path: Path) -> str:
-    """What SQLite finds wrong with the file; "" for nothing, or where there is no file yet."""
+    """What SQLite finds wrong with the file, or cannot read of it; "" for nothing, or where there is no file yet."""
     if not path.exists() or not path.stat().st_size:
         return ""
     try:
         with closing(_connect(path)) as connection:
             found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_COMPLAINTS})")]
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError):
             raise
         return str(error)
     if found == ["ok"]:
-        return _lacks(path)
+        return _unreadable(path)
     return "; ".join(" ".join(complaint.split()) for complaint in found)
 
 
-def _lacks(path: Path) -> str:
-    """What a sound file of this version does not have, and should."""
-    with closing(_connect(path)) as connection:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    missing = sorted(TABLES - there) if version == SCHEMA_VERSION else []
-    return f"it has no {', '.join(missing)}" if missing else ""
+def _unreadable(path: Path) -> str:
+    """What cannot be read of a file that SQLite finds sound: it takes all that stands in one for what was written."""
+    with closing(_connect(path)) as connection, closing(sqlite3.connect(":memory:")) as wanted:
+        if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+            return ""
+        for statement in statements_since(0):
+            wanted.execute(statement)
+        try:
+            for (table,) in wanted.execute("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE TABLE%'").fetchall():
+                columns = ", ".join(row[1] for row in wanted.execute(f"PRAGMA table_info({table})"))
+                for _ in connection.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608
+                    pass
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            return str(error)
+    return ""
 
 
 def rebuild(path: Path, blobs: BlobStore) -> tuple[Path, list[str]]:
@@ -97,7 +105,7 @@ def _salvage(path: Path) -> dict[str, Descriptor]:
             connection.execute("PRAGMA writable_schema=ON")
             rows = connection.execute("SELECT name, descriptor FROM images").fetchall()
         return dict(_readable(rows))
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return {}
 
 

@@ -34,7 +34,7 @@ class SecretSearches:
     def of(self, folder: str) -> dict[str, Searched]:
         """What is known of a layer, by the secret's ID."""
         rows = self._db.query("SELECT secret, mark, places FROM secret_searches WHERE dir = ?", (folder,))
-        return {secret: Searched(mark, tuple(json.loads(places))) for secret, mark, places in rows}
+        return {secret: Searched(mark, self._db.decoded(places, tuple)) for secret, mark, places in rows}
 
     def record(self, folder: str, secret: str, mark: int | None, places: Sequence[str] = ()) -> None:
         """Note what a search came to; `places` must not hold the value themselves."""

@@ -162,8 +162,7 @@ class HttpSource:
         rows = self._db.query("SELECT value FROM resolutions WHERE name = ?", (_row(url),))
         if not rows:
             return None
-        value = json.loads(rows[0][0])
-        return _Known(value["etag"], value["digest"], value["modified"])
+        return self._db.decoded(rows[0][0], lambda value: _Known(value["etag"], value["digest"], value["modified"]))
 
     def _keep(self, url: str, download: _Download) -> None:
         if not download.etag:

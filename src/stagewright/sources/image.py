@@ -164,7 +164,7 @@ class ImageSource:
         rows = self._db.query("SELECT value, resolved FROM resolutions WHERE name = ?", (str(reference),))
         if not rows:
             return None
-        return Descriptor.from_json(json.loads(rows[0][0])), float(rows[0][1])
+        return self._db.decoded(rows[0][0], Descriptor.from_json), float(rows[0][1])
 
     def _load(
         self,
