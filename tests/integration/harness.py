@@ -296,6 +296,15 @@ def files_holding(needle: bytes, folder: Path) -> list[Path]:
     return [Path(os.fsdecode(path)) for path in found.split(b"\0")[:-1]]
 
 
+def control_groups(pattern: str) -> list[Path]:
+    """The control groups whose paths end as the pattern says, in all hierarchies.
+
+    Those of other tests come and go meanwhile, which a glob does not bear.
+    """
+    groups = (Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup"))
+    return [group for group in groups if group.match(pattern)]
+
+
 def mounts_below(folder: Path) -> list[str]:
     """The mount points that this process sees below a folder."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()

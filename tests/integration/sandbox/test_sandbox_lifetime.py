@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from box import Box
+from harness import control_groups
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox.launching import LauncherProcess
@@ -62,7 +63,7 @@ def children() -> list[str]:
 
 def groups_of_steps(runtime: str) -> list[Path]:
     """Control groups that the OCI runtime with that folder has made for steps."""
-    return [path for path in Path("/sys/fs/cgroup").rglob(f"{runtime}/step*") if path.is_dir()]
+    return control_groups(f"{runtime}/step*")
 
 
 @pytest.fixture

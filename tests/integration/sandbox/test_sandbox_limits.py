@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import is_root_of_machine
+from harness import control_groups, is_root_of_machine
 
 from conftest import Box
 from stagewright.errors import SandboxError
@@ -101,14 +101,14 @@ def test_the_groups_end_with_the_runtime(lower: Path, tmp_path: Path) -> None:
     runtime = NativeRuntime(StepLimits(cgroup_parent=f"/{parent}"), pytest.fail)
     try:
         assert Box(runtime, lower, tmp_path).run("true", network="host").code == 0
-        builds = list(Path("/sys/fs/cgroup").glob(f"**/{parent}/stagewright-*"))
+        builds = control_groups(f"{parent}/stagewright-*")
         assert builds
         assert [step for build in builds for step in build.glob("step*")] == []
         runtime.close()
-        assert list(Path("/sys/fs/cgroup").glob(f"**/{parent}/stagewright-*")) == []
+        assert control_groups(f"{parent}/stagewright-*") == []
     finally:
         runtime.close()
-        for made in Path("/sys/fs/cgroup").glob(f"**/{parent}"):
+        for made in control_groups(parent):
             made.rmdir()
 
 
