@@ -24,7 +24,7 @@ import machine
 import report
 import workloads
 from builders import BUILDERS, Builder, BuilderError
-from cases import CASES, CLAIMS, GROWTHS, Case
+from cases import CASES, CLAIMS, GROWTHS, Case, Growth
 from race import Race, Row
 
 BENCH = Path(__file__).resolve().parent
@@ -56,7 +56,7 @@ def main() -> int:
         rows = race.run_cases(cases, names, options.n, weigh=options.memory)
         document["cases"] = [report.as_json(row) for row in rows]
         if options.growth:
-            document["growth"] = race.run_growths(options.n)
+            document["growth"] = race.run_growths([one for one in GROWTHS if one.name in options.growth], options.n)
     _write_results(options.results, document, rows)
     return 1 if report.errors(rows) else 0
 
@@ -71,7 +71,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tools", type=_names(tools), default=tools, help=f"of {', '.join(tools)} (default: all)")
     parser.add_argument("--n", type=int, default=3, help="how many timed runs, of which the median counts (default: 3)")
     parser.add_argument("--memory", action="store_true", help="measure the peak memory as well, in one more run")
-    parser.add_argument("--growth", action="store_true", help="measure what ten times as much costs")
+    growths = [growth.name for growth in GROWTHS]
+    parser.add_argument(
+        "--growth",
+        nargs="?",
+        type=_names(growths),
+        const=growths,
+        default=(),
+        help=f"measure what ten times as much costs, of {', '.join(growths)} (all, if none is named)",
+    )
     parser.add_argument("--registry", help="HOST:PORT of a registry that has the base images below docker.io/")
     parser.add_argument("--results", type=Path, default=BENCH / "results", help="folder of the JSON and SVG files")
     options = parser.parse_args()
@@ -180,10 +188,10 @@ class _Bench:
             print(f"\n{error}", file=sys.stderr)
         return rows
 
-    def run_growths(self, rounds: int) -> list[dict[str, object]]:
+    def run_growths(self, growths: Sequence[Growth], rounds: int) -> list[dict[str, object]]:
         """Race at the small and the large case of each growth, and return both as plain data."""
         results: list[dict[str, object]] = []
-        for growth in GROWTHS:
+        for growth in growths:
             small = self._run(growth.small, rounds, weigh=False)
             large = self._run(growth.large, rounds, weigh=False)
             print(report.growth_line(growth, small, large), flush=True)

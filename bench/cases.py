@@ -24,8 +24,8 @@ Floor = Callable[[Path, Path], str]
 class Case:
     """One thing to be timed.
 
-    `fresh` gives each build another value of the build argument X, so that steps run again. `touched` is a file of the
-    context that gets other content before each build. `floor_name` says what `floor` does.
+    `fresh` gives each build another value of the build argument X, so that steps run again. `touched` is a pattern of
+    files of the context that get other contents before each build. `floor_name` says what `floor` does.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """A case, and the same one with ten times as much to do."""
+    """A case, and the same one with ten times as much to do, or of which ten times as much has changed."""
 
     name: str
     small: Case
@@ -164,6 +164,11 @@ GROWTHS = (
         Case("stages-4000", "4,000 stages, all known", "stages-4000", "built", *_FIND),
     ),
     Growth(
+        "stages-cold",
+        Case("stages-400-cold", "400 stages, nothing known", "stages-400", "empty", *_FIND),
+        Case("stages-4000-cold", "4,000 stages, nothing known", "stages-4000", "empty", *_FIND),
+    ),
+    Growth(
         "files-cold",
         Case("files-20000-cold", "20,000 files of 512 B copied in", "files-20000", "empty", *_COPY),
         Case("files-200000-cold", "200,000 files of 512 B copied in", "files-200000", "empty", *_COPY),
@@ -172,5 +177,16 @@ GROWTHS = (
         "files-cached",
         Case("files-20000-cached", "20,000 files, all known", "files-20000", "built", *_FIND),
         Case("files-200000-cached", "200,000 files, all known", "files-200000", "built", *_FIND),
+    ),
+    # Of a hundred stages, and of 20,000 files: a tenth, and all.
+    Growth(
+        "stages-changed",
+        Case("run-10-of-100", "10 RUN of 100", "changed-10", "built", "10 sh -c", _processes(10, _TRIVIAL), fresh=True),
+        Case("run-100", "all of them", "changed-100", "built", "100 sh -c", _processes(100, _TRIVIAL), fresh=True),
+    ),
+    Growth(
+        "files-changed",
+        Case("files-2000-changed", "2,000 of 20,000 files", "files-20000", "built", *_COPY, touched="src/*/*/f*0.dat"),
+        Case("files-20000-changed", "20,000 of them", "files-20000", "built", *_COPY, touched="src/*/*/f*.dat"),
     ),
 )

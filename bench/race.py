@@ -15,8 +15,6 @@ from builders import Builder, BuilderError, Wish
 from cases import Case
 from measure import CommandFailedError, run_timed, run_weighed
 
-_TOUCHED_SIZE = 8192
-
 
 @dataclass(slots=True)
 class Times:
@@ -106,8 +104,8 @@ class Race:
             builder.reset()
         if case.before == "unexported":
             self._build(builder, context, Wish())
-        if case.touched:
-            (context / case.touched).write_bytes(os.urandom(_TOUCHED_SIZE))
+        for path in context.glob(case.touched) if case.touched else ():
+            path.write_bytes(os.urandom(path.stat().st_size))
         self._archive.unlink(missing_ok=True)
         _settle()
 

@@ -102,6 +102,18 @@ def _wide(stages: int) -> Callable[[Path, str], None]:
     return write
 
 
+def _changed(stages: int) -> Callable[[Path, str], None]:
+    def write(folder: Path, bases: str) -> None:
+        """A hundred independent stages with a RUN, of which the last ones see the build argument X, and one of all."""
+        lines = []
+        for stage in range(100):
+            lines.append(f"FROM {bases}busybox:latest AS c{stage}")
+            lines += [*(["ARG X"] if stage >= 100 - stages else []), f"RUN echo $X {stage} > /o{stage}"]
+        _write_lines(folder / "Dockerfile", *lines, "FROM scratch", *(f"COPY --from=c{n} /o{n} /" for n in range(100)))
+
+    return write
+
+
 SMALL_FILES_SCRIPT = (
     "mkdir m && cd m && i=0; while [ $i -lt 300 ]; do mkdir d$i; j=0; "
     "while [ $j -lt 100 ]; do echo $X $i $j > d$i/f$j; j=$((j+1)); done; i=$((i+1)); done"
@@ -142,6 +154,8 @@ WORKLOADS: dict[str, Callable[[Path, str], None]] = {
     "pull": _pull,
     "stages-400": _wide(400),
     "stages-4000": _wide(4000),
+    "changed-10": _changed(10),
+    "changed-100": _changed(100),
     "files-20000": _context(20_000, 512),
     "files-200000": _context(200_000, 512),
 }

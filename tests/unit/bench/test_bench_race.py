@@ -79,11 +79,16 @@ def test_a_builder_is_brought_to_where_the_case_begins(
     assert notes(tmp_path) == [f"a {note}" for note in expected]
 
 
-def test_a_touched_file_has_other_content_in_each_round(tmp_path: Path) -> None:
-    race(tmp_path, [Scripted("a", tmp_path)], case(touched="file"), rounds=1)
-    first = (tmp_path / "file").read_bytes()
-    race(tmp_path, [Scripted("a", tmp_path)], case(touched="file"), rounds=1)
-    assert (tmp_path / "file").read_bytes() != first
+def test_touched_files_have_other_contents_in_each_round(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("f10", "f20", "f21")]
+    for file in files:
+        file.write_bytes(bytes(40))
+    race(tmp_path, [Scripted("a", tmp_path)], case(touched="f*0"), rounds=1)
+    first = [file.read_bytes() for file in files]
+    race(tmp_path, [Scripted("a", tmp_path)], case(touched="f*0"), rounds=1)
+    second = [file.read_bytes() for file in files]
+    assert bytes(40) not in (*first[:2], *second[:2]) and first[0] != second[0] and first[1] != second[1]
+    assert {len(data) for data in second} == {40} and second[2] == bytes(40)
 
 
 def test_who_fails_is_shown_as_failing_and_who_cannot_is_left_out(tmp_path: Path) -> None:
