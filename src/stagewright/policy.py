@@ -21,6 +21,7 @@ TYPES: Mapping[str, str] = {
     "blob": "regular",
     "cache mount": "exec.cachemount",
     "git repository": "source.git.checkout",
+    "history": "internal",
 }
 _FIELDS = ("id", "type", "kind", "description", "inuse", "shared", "parent")
 

@@ -16,7 +16,7 @@ from stagewright.state import State
 
 
 def disk_usage(state: State) -> list[UsageRow]:
-    """A row for each image, snapshot, cache mount, git repository, and blob of no named image."""
+    """A row for each image, snapshot, cache mount, git repository, and blob of no named image, and one for records."""
     with collecting(state.locks) as alone:
         pass
     return usage_rows(state, busy=not alone)
@@ -25,7 +25,8 @@ def disk_usage(state: State) -> list[UsageRow]:
 def usage_rows(state: State, *, busy: bool) -> list[UsageRow]:
     """See `disk_usage`; while something uses the store (`busy`) all is in use."""
     snapshots = _snapshots(state, busy)
-    return [*_images(state), *snapshots, *_cache_mounts(state, busy), *_repositories(state, busy), *_blobs(state, busy)]
+    others = [*_cache_mounts(state, busy), *_repositories(state, busy), *_blobs(state, busy), *_history(state)]
+    return [*_images(state), *snapshots, *others]
 
 
 def disk_size(path: str) -> int:
@@ -113,6 +114,16 @@ def _repositories(state: State, busy: bool) -> list[UsageRow]:
         UsageRow("git repository", path.name, disk_size(str(path)), None, None, busy, remote_of(path))
         for path in (sorted(state.git_repositories.iterdir()) if state.git_repositories.is_dir() else ())
     ]
+
+
+def _history(state: State) -> list[UsageRow]:
+    """A row for the records of builds, which are kept up to a number whatever is pruned."""
+    builds = state.history.list()
+    if not builds:
+        return []
+    size = disk_size(str(state.root / "history"))
+    what = f"records of {len(builds)} {'build' if len(builds) == 1 else 'builds'}"
+    return [UsageRow("history", "history", size, builds[-1].created, builds[0].created, True, what)]
 
 
 def _blobs(state: State, busy: bool) -> list[UsageRow]:

@@ -19,8 +19,8 @@ def make_parser() -> CommandParser:
     """The flags of the command."""
     parser = CommandParser(
         "check",
-        "Look for what is wrong in the store: its metadata, blobs, snapshots, images, cache mounts, and what killed"
-        " builds left. The status is 1 where something is, and was not repaired.",
+        "Look for what is wrong in the store: its metadata, blobs, snapshots, images, cache mounts, git repositories,"
+        " records of builds, and what killed builds left. The status is 1 where something is, and was not repaired.",
     )
     parser.switch("--repair", help="remove what is broken, so that the next build makes it again")
     parser.switch("--json", help="print what was found as JSON")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -27,6 +28,8 @@ from stagewright.records import replace
 from stagewright.reports import StoreCheck, StoreProblem
 from stagewright.snapshots.tree import remove_tree
 from stagewright.sources.digests import is_readable
+from stagewright.sources.git import lock_of, remote_of, wrong_with
+from stagewright.sources.gitcli import GitRunner
 from stagewright.sources.remote import URL_ROW
 from stagewright.state import State
 
@@ -72,6 +75,7 @@ def check_store(root: Path, repair: bool) -> StoreCheck:
                 stack.close()
                 stack.enter_context(BuildLease(locks))
             checkup.run(checkup.blobs(), checkup.images(), checkup.resolutions())
+            checkup.run(checkup.repositories(), checkup.history())
             return StoreCheck(
                 tuple(problems),
                 not alone,
@@ -266,6 +270,28 @@ class _Checkup:
             except (ValueError, IntegrityError):
                 problem = StoreProblem("resolution", name, "cannot be read", "its registry is asked again")
                 yield problem, partial(db.execute, "DELETE FROM resolutions WHERE name = ?", (name,))
+
+
+    # --- what was fetched by git, and the records of builds -------------------------------------------------------
+
+    def repositories(self) -> Iterator[_Found]:
+        """Bare repositories in which git finds something wrong."""
+        folder = self._state.git_repositories
+        runner = GitRunner(os.environ, threading.Event())
+        for name in _names(str(folder)):
+            with self._state.locks.hold(lock_of(name)):
+                wrong = wrong_with(folder / name, runner)
+                if wrong:
+                    what = remote_of(folder / name) or str(folder / name)
+                    problem = StoreProblem("git repository", what, f"git says: {wrong}", "it is fetched again")
+                    yield problem, partial(_remove, str(folder / name))
+
+    def history(self) -> Iterator[_Found]:
+        """Records of builds that cannot be read."""
+        history = self._state.history
+        for path, wrong in history.problems():
+            costs = "what it says of a build"
+            yield StoreProblem("history", str(path), wrong, costs), partial(history.discard, path)
 
 
 def _left(path: str, wrong: str) -> _Found:

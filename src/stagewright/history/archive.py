@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,34 @@ class Archive:
         with self._locks.hold(_LOCK):
             self._trim(KEPT)
 
+    def problems(self) -> Iterator[tuple[Path, str]]:
+        """Files that are not what was written, and why; what is empty counts as not there."""
+        for path in self._all_files():
+            data = _read(path)
+            if data and (wrong := self._wrong_with(path, data)):
+                yield path, wrong
+        if (data := _read(self._pruned)) and not isinstance(_parsed(data), dict):
+            yield self._pruned, "cannot be read"
+
+    def _wrong_with(self, path: Path, data: bytes) -> str:
+        from stagewright.history.filelist import unpack
+
+        if path.parent == self._files:
+            return "" if unpack(data) is not None else "cannot be read"
+        if path.parent == self._graphs:
+            return "" if _unpacked(data) is not None else "cannot be read"
+        line, _, rest = data.partition(b"\n")
+        header = _parsed(line)
+        if not isinstance(header, dict) or (rest and _unpacked(rest) is None):
+            return "cannot be read"
+        graph = header.get("graph")
+        return f"its steps, {graph}, are missing" if graph and not (self._graphs / str(graph)).exists() else ""
+
+    def discard(self, path: Path) -> None:
+        """Remove a file that is damaged."""
+        with self._locks.hold(_LOCK):
+            _unlink(path)
+
     def _trim(self, kept: int) -> None:
         names = sorted(self._names(), reverse=True)
         self._remove({number for number, _ in names[kept:]})
@@ -216,10 +244,7 @@ class Archive:
         return max(noted.get(key, 0.0), noted.get(_ALL, 0.0))
 
     def _prunes(self) -> dict[str, float]:
-        try:
-            found = json.loads(_read(self._pruned) or b"{}")
-        except ValueError:
-            return {}
+        found = _parsed(_read(self._pruned))
         return found if isinstance(found, dict) else {}
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -273,6 +298,14 @@ def _unpacked(data: bytes) -> dict[str, Any] | None:
     except (zlib.error, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _parsed(data: bytes) -> Any:
+    """What JSON says; None for what is none."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
 
 
 def _read(path: Path) -> bytes:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagewright.dockerfile.giturl import is_commit, is_ref_name
-from stagewright.errors import IntegrityError, NotFoundError, StagewrightError, UsageError
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, StagewrightError, UsageError
 from stagewright.graph.ops import SourceOp
 from stagewright.patterns import pattern
 from stagewright.records import dataclass, replace
 from stagewright.redaction import redact_url
+from stagewright.snapshots.tree import remove_tree
 from stagewright.sources.gitcheckout import Checkout, check_out
 from stagewright.sources.gitcli import GitFailedError, GitRunner, failing
 
@@ -36,6 +37,8 @@ _KEPT = "refs/stagewright/"
 # Where git keeps what people call a repository.
 _DESCRIPTION = "description"
 _POOR_SERVER = ("--depth", "shallow", "not our ref", "unadvertised object", "no such remote ref")
+# Of these git speaks where files of a repository are not what it has written; then it is asked to look at all of them.
+_SIGNS_OF_DAMAGE = ("corrupt", "bad ", "unable to read", "inflate", "pack", "not a git repo", "invalid", "missing")
 # For these one token opens all repositories, so that submodules get it, too.
 _GITHUB = ("https://github.com/", "https://www.github.com/")
 
@@ -102,6 +105,22 @@ def remote_of(store: Path) -> str:
         return ""
 
 
+def lock_of(name: str) -> str:
+    """The lock that whoever uses the bare repository of that name holds."""
+    return f"git/{name}"
+
+
+def wrong_with(store: Path, runner: GitRunner) -> str:
+    """What git finds damaged in a bare repository; "" for nothing, or without a git."""
+    try:
+        runner.run("fsck", "--full", "--no-dangling", "--no-progress", git_dir=str(store))
+    except GitFailedError as error:
+        return (error.said or error.message).splitlines()[0]
+    except NotFoundError:
+        pass
+    return ""
+
+
 class GitSource:
     """Git repositories, kept below `folder`. Thread-safe.
 
@@ -155,17 +174,31 @@ class GitSource:
         runner = self._runner_for(wanted)
         name = hashlib.sha256(wanted.url.encode(errors="surrogateescape")).hexdigest()[:32]
         store = os.path.join(self._folder, name)
+        with self._locks.hold(lock_of(name), cancel=self._cancel):
+            try:
+                return self._checked_out(wanted, commit, store, runner, reporter)
+            except CanceledError:
+                raise
+            except StagewrightError as error:
+                if not any(sign in error.message for sign in _SIGNS_OF_DAMAGE) or not wrong_with(Path(store), runner):
+                    raise
+            reporter.warn(f"what was kept of {wanted.shown} was damaged: it is fetched anew")
+            remove_tree(store)
+            return self._checked_out(wanted, commit, store, runner, reporter)
+
+    def _checked_out(
+        self, wanted: _Wanted, commit: _Commit, store: str, runner: GitRunner, reporter: Reporter
+    ) -> int:
         draft = self._snapshots.prepare(None)
         try:
-            with self._locks.hold(f"git/{name}", cancel=self._cancel):
-                self._fetch(wanted, commit, store, runner, reporter)
-                with reporter.status(f"checking out {commit.commit}"):
-                    check_out(
-                        runner,
-                        Checkout(store, wanted.url, commit.object, commit.format, wanted.subdir, wanted.submodules),
-                        draft,
-                        keep_as=_local_name(commit) if wanted.keep_git_dir else None,
-                    )
+            self._fetch(wanted, commit, store, runner, reporter)
+            with reporter.status(f"checking out {commit.commit}"):
+                check_out(
+                    runner,
+                    Checkout(store, wanted.url, commit.object, commit.format, wanted.subdir, wanted.submodules),
+                    draft,
+                    keep_as=_local_name(commit) if wanted.keep_git_dir else None,
+                )
             return self._snapshots.commit(draft)
         except BaseException:
             self._snapshots.discard(draft)

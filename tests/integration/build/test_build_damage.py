@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from explanations import explain
+from git_servers import Repository, git_daemon
 from harness import Files, StandinImages, runner
 from registry_servers import Handler, ScriptedServer, make_image
 from workbench import Workbench
@@ -337,6 +338,72 @@ def test_a_lost_snapshot_is_the_reason_for_a_step(example: Workbench) -> None:
     lose_snapshots(example, "result")
     mended(example, example.scratch / "b.tar")
     assert [(step["kind"], "/copied/" in step["name"]) for step in explain(example).data["steps"]] == [("lost", True)]
+
+
+# --- git repositories and records of builds -------------------------------------------------------------------------
+
+
+def spoil_objects(repository: Path, how: str) -> None:
+    for path in [path for path in (repository / "objects").rglob("*") if path.is_file()]:
+        path.chmod(0o600)
+        if how == "gone":
+            path.unlink()
+        elif path.stat().st_size:
+            spoil(path)
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "no repository"])
+def test_a_repository_that_is_damaged(bench: Workbench, tmp_path: Path, how: str) -> None:
+    """Of a kept repository, from which other files are checked out now."""
+    (tmp_path / "served").mkdir()
+    repository = Repository.create(tmp_path / "served" / "r.git")
+    repository.commit({"a/file": "1", "b/file": "2"})
+    stagewright = bench.stagewright
+    with git_daemon(repository.folder.parent) as address:
+        bench.dockerfile(f"FROM scratch\nADD git://{address}/r.git#main:a /\n")
+        bench.build()
+        assert stagewright.run("check").returncode == 0
+        (kept,) = (stagewright.root / "git").iterdir()
+        if how == "no repository":
+            (kept / "HEAD").write_text("nothing")
+        else:
+            spoil_objects(kept, how)
+        found = stagewright.run("check", check=False)
+        assert found.returncode == 1
+        assert f"git repository git://{address}/r.git: git says: " in found.stdout
+        bench.dockerfile(f"FROM scratch\nADD git://{address}/r.git#main:b /\n")
+        assert bench.files().text("/file") == "2"
+        assert stagewright.run("check").returncode == 0
+        spoil_objects(kept, "changed")
+        stagewright.run("check", "--repair")
+        assert not kept.exists()
+        bench.dockerfile(f"FROM scratch\nADD git://{address}/r.git#main /\n")
+        assert bench.files().text("/a/file") == "1"
+
+
+def test_records_of_builds_that_are_damaged(example: Workbench) -> None:
+    stagewright = example.stagewright
+    example.build()
+    example.write("source/a", "two\n")
+    example.build()
+    history = stagewright.root / "history"
+    (first, second) = sorted((history / "builds").iterdir())
+    spoiled = [first, *(history / "files").iterdir()]
+    for path in spoiled:
+        path.write_bytes(b"garbage")
+    (history / "pruned").write_text("[]")
+    for path in (history / "graphs").iterdir():
+        path.unlink()
+    found = stagewright.run("check", check=False)
+    assert found.returncode == 1
+    for path in (*spoiled, history / "pruned"):
+        assert f"history {path}: cannot be read\n" in found.stdout
+    assert f"history {second}: its steps, " in found.stdout
+    stagewright.run("check", "--repair")
+    assert stagewright.run("check").stdout.endswith("Nothing is wrong.\n")
+    assert stagewright.run("history", "ls", "--format=json").stdout == ""
+    example.build()
+    assert explain(example).data["steps"] == []
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------

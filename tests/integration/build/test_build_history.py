@@ -95,6 +95,30 @@ def test_the_sizes_of_what_steps_made(bench: Workbench, history: Callable[..., s
     assert sizes() == expected
 
 
+def test_records_are_a_row_of_what_takes_space_that_no_prune_takes(bench: Workbench) -> None:
+    bench.dockerfile("FROM scratch\nCOPY . /\n")
+    bench.build()
+    bench.build()
+    stagewright = bench.stagewright
+
+    def row() -> dict[str, Any]:
+        (found,) = [
+            found
+            for line in stagewright.run("du", "--json").stdout.splitlines()
+            if (found := json.loads(line))["kind"] == "history"
+        ]
+        return dict(found)
+
+    assert row() | {"size": 0, "created": 0, "last_used": 0} == {
+        "id": "history", "kind": "history", "type": "internal", "size": 0, "created": 0, "last_used": 0,
+        "in_use": True, "reclaimable": False, "shared": False, "parent": None, "description": "records of 2 builds",
+    }  # fmt: skip
+    assert row()["size"] > 4096
+    assert "History: " in stagewright.run("du").stdout
+    stagewright.run("prune", "--force", "--max-used-space=1")
+    assert row()["description"] == "records of 2 builds"
+
+
 def test_logs_come_back_as_they_were_printed(bench: Workbench, history: Callable[..., str]) -> None:
     bench.dockerfile("FROM busybox\nRUN echo hello; echo 'to all' >&2\nRUN echo bye; false\n")
     bench.fail()
