@@ -13,7 +13,7 @@ TOKENS = (
     b'"canonical":"d:', b'"keys":["c:', b'"layer":', b'"variant":"gzip:2"', b'"created":', b'"packs":[', b'"files":{',
     b'"entries":[', b'"kind":"hard"', b'"kind":"link"', b'"kind":"dir"', b'"path":"', b'"target":"', b'"contents":[[',
     b'"mode":', b'"uid":', b'"mtime":', b"../", b"/", b"-1", b"4294967295", b'"\\udcff"', b'"\\ud800"', b"null", b"[]",
-    b"a" * 64,
+    b'"xattrs":[["user.a","YQ=="]]', b'"security.capability"', b"a" * 64,
 )  # fmt: skip
 
 
