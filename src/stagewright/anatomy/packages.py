@@ -12,13 +12,14 @@ _DPKG = "var/lib/dpkg/status"
 # Images without a package manager have a file for each package.
 _DPKG_FOLDER = "var/lib/dpkg/status.d/"
 _APK = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
+_RPM = ("var/lib/rpm/rpmdb.sqlite", "usr/lib/sysimage/rpm/rpmdb.sqlite", "usr/share/rpm/rpmdb.sqlite")
 
 Packages = dict[str, dict[str, str]]
 
 
 def holds_packages(path: str) -> bool:
     """Whether a path is one of the lists."""
-    if path == _DPKG or path in _APK:
+    if path == _DPKG or path in _APK or path in _RPM:
         return True
     if path.startswith(_DPKG_FOLDER):
         return not path.endswith(".md5sums")
@@ -26,12 +27,12 @@ def holds_packages(path: str) -> bool:
 
 
 def packages_of(files: Mapping[str, File]) -> Packages:
-    """Versions by names, for each kind of packages: deb, apk, python, npm. Several versions of one are joined."""
+    """Versions by names, for each kind of packages: deb, rpm, apk, python, npm. Several versions of one are joined."""
     found: dict[str, dict[str, set[str]]] = {}
     for path, file in files.items():
         if file.data is None or not holds_packages(path):
             continue
-        for kind, name, version in _listed(path, file.data.decode(errors="replace")):
+        for kind, name, version in _listed(path, file.data):
             found.setdefault(kind, {}).setdefault(name, set()).add(version)
     return {
         kind: {name: ", ".join(sorted(versions)) for name, versions in sorted(names.items())}
@@ -39,7 +40,13 @@ def packages_of(files: Mapping[str, File]) -> Packages:
     }
 
 
-def _listed(path: str, text: str) -> Iterator[tuple[str, str, str]]:
+def _listed(path: str, data: bytes) -> Iterator[tuple[str, str, str]]:
+    if path in _RPM:
+        from stagewright.anatomy.rpm import packages_in
+
+        yield from (("rpm", name, version) for name, version in packages_in(data))
+        return
+    text = data.decode(errors="replace")
     if path in _APK:
         for fields in _paragraphs(text, ":"):
             if "P" in fields and "V" in fields:
