@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from actions_cache import ActionsCache, token
-from harness import Stagewright
+from harness import Stagewright, files_holding
 from registry_servers import Handler, ScriptedServer
 from workbench import Workbench
 
@@ -107,6 +107,8 @@ def test_a_list_of_keys_takes_the_place_of_many_questions(bench: Workbench, serv
     output = bench.fail("--cache-to", f"{wrong},ignore-error=false", env=env)
     assert "GitHub's list of caches" in output and "denied access" in output
     assert "wrong-token" not in output + build.stderr and service.api_token not in build.stderr
+    for secret in (service.api_token, "wrong-token-of-a-test", MAIN):
+        assert files_holding(secret.encode(), bench.stagewright.root) == []
 
 
 def test_a_service_that_takes_too_long(bench: Workbench) -> None:
