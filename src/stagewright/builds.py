@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from stagewright.cache.locks import LockFile
 from stagewright.errors import NotFoundError, StoreError
 from stagewright.history import view
-from stagewright.history.archive import Build
+from stagewright.history.archive import Archive, Build
 from stagewright.history.steps import Step
 from stagewright.progress.events import Event, LogEvent, VertexEvent
 from stagewright.state import State
@@ -23,7 +24,10 @@ class History:
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        self._archive = State(None if root is None else os.fspath(root), os.environ).history
+        state = State(None if root is None else os.fspath(root), os.environ)
+        # Without the metadata, so that what is known of builds can be read of any state directory.
+        self._archive = Archive(state.root / "history", LockFile(state.root / "locks"))
+        self._root = state.root
 
     def builds(self) -> list[dict[str, Any]]:
         """All builds, the newest first, without their steps."""
@@ -77,6 +81,8 @@ class History:
             if number not in known:
                 raise self._unknown(number)
         gone = known if numbers is None else list(dict.fromkeys(numbers))
+        if not gone:
+            return []
         try:
             self._archive.remove(gone)
         except OSError as error:
@@ -86,7 +92,9 @@ class History:
     def _load(self, number: int | None) -> tuple[Build, list[Step]]:
         found = next(iter(self._archive.list()), None) if number is None else self._archive.get(number)
         if found is None:
-            raise NotFoundError("no build is recorded") if number is None else self._unknown(number)
+            if number is not None:
+                raise self._unknown(number)
+            raise NotFoundError("no build is recorded", hint=f"that is, in the state directory {self._root}")
         graph = self._archive.graph(found.graph) or {"steps": []}
         return found, [Step.from_json(step) for step in graph["steps"]]
 

@@ -56,8 +56,11 @@ def _lost(files: list[File]) -> list[dict[str, Any]]:
 def layers_text(data: Mapping[str, Any]) -> str:
     """The same for people."""
     lines = [f"{data['image']}: {len(data['layers'])} layers with {format_bytes(data['size'])} of files"]
-    share = f" ({100 * data['wasted'] / data['size']:.0f}%)" if data["size"] else ""
-    lines += [f"wasted: {format_bytes(data['wasted'])}{share}, which later layers delete or overwrite", ""]
+    wasted = "nothing"
+    if data["wasted"]:
+        share = f"{100 * data['wasted'] / data['size']:.0f}%"
+        wasted = f"{format_bytes(data['wasted'])} ({share}), which later layers delete or overwrite"
+    lines += [f"wasted: {wasted}", ""]
     for layer in data["layers"]:
         files = f"{layer['files']} {'file' if layer['files'] == 1 else 'files'}"
         size = f"{format_bytes(layer['size'])} in {files}, {format_bytes(layer['compressed_size'])} compressed"

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         return 1 if unrepaired else 0
     for problem in found.problems:
         print(clean_name(f"{problem.kind} {problem.what}: {problem.wrong}"))
-        print(f"    {'repaired' if problem.repaired else 'a repair costs'}: {clean_name(problem.costs)}")
+        print(f"    {'repaired; the cost' if problem.repaired else 'a repair costs'}: {clean_name(problem.costs)}")
     print(f"Looked at {found.blobs} blobs, {found.snapshots} snapshots and {found.images} images.")
     if not found.problems:
         print("Nothing is wrong.")

@@ -104,9 +104,11 @@ class CommandParser(argparse.ArgumentParser):
             return
         if self._most == 0:
             raise self._usage_error(f"{self.prog} takes no arguments, but got {arguments[0]!r}")
-        bound = "exactly" if self._least == self._most else "at least"
-        plural = "" if self._least == 1 else "s"
-        raise self._usage_error(f"{self.prog} needs {bound} {self._least} argument{plural}, but got {len(arguments)}")
+        bound, count = ("needs exactly" if self._least == self._most else "needs at least"), self._least
+        if self._most is not None and self._least < self._most < len(arguments):
+            bound, count = "takes at most", self._most
+        plural = "" if count == 1 else "s"
+        raise self._usage_error(f"{self.prog} {bound} {count} argument{plural}, but got {len(arguments)}")
 
     def _split(self, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         """Sets flags, each as one `--name` or `--name=value`, apart from arguments."""

@@ -35,6 +35,7 @@ from stagewright.state import State
 
 # A problem and what mends it.
 _Found = tuple[StoreProblem, Callable[[], object]]
+_NAMED_STEPS = 5
 _DEAD = "was left by a process that died"
 # Tables of what is known of snapshots, with the column that names one, and what losing a row means.
 _SPEAK_OF_SNAPSHOTS = {
@@ -174,7 +175,10 @@ class _Checkup:
             for snapshot, name in self._state.db.query("SELECT snapshot, name FROM cache_results ORDER BY created")
             if snapshot in snapshots
         ]
-        return f", with the steps that led to it or came after: {', '.join(names)}" if names else ""
+        if not names:
+            return ""
+        more = f" and {len(names) - _NAMED_STEPS} more" if len(names) > _NAMED_STEPS else ""
+        return f", with the steps that led to it or came after: {', '.join(names[:_NAMED_STEPS])}{more}"
 
     def _forget(self, snapshots: set[int]) -> None:
         self._state.snapshots.forget(snapshots)

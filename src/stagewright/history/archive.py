@@ -40,7 +40,7 @@ class Build:
 
     `subject` stands for the context and the Dockerfile's place, `recipe` for the Dockerfile's text. `inputs` are what
     the build was given, as JSON-able data; `status` is completed, failed or canceled; `graph` names its steps, "" where
-    it did not come to have any.
+    it did not come to have any. `steps` counts its instructions, `ran` those that did not come from the cache.
     """
 
     number: int

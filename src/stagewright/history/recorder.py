@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MAX_LOG_BYTES = 1 << 20
 # Earlier builds that are looked at for one to compare with.
 _LOOKED_AT = 20
-_LOCAL = "local://"
+_LOCAL, _IMAGE = "local://", "docker-image://"
 _CUT = "[the beginning of the log was not kept]\n"
 
 
@@ -257,7 +257,8 @@ class Recorder:
         nodes = self._nodes()
         run = self._run(nodes)
         build = self._build(status, error, nodes)
-        build.ran = 0 if run is None else sum(step["state"] == "ran" for step in run.steps.values())
+        ran = {} if run is None else run.steps
+        build.ran = sum(step["state"] == "ran" and _is_instruction(nodes[index].vertex) for index, step in ran.items())
         archive.add(build, run, self._graph, self._new_files)
 
     def _build(self, status: str, error: str, nodes: Sequence[Solved]) -> Build:
@@ -272,7 +273,7 @@ class Recorder:
             inputs=self._inputs(),
             outcome=self.outcome,
             graph=self._graph_key(nodes) if nodes else "",
-            steps=len(nodes),
+            steps=sum(_is_instruction(node.vertex) for node in nodes),
             ran=0,
             version=VERSION,
         )
@@ -412,6 +413,12 @@ def _cache_name(cache: Cache) -> str:
     """What a cache source is called; its other attributes may be credentials."""
     place = cache.attrs.get("ref") or cache.attrs.get("src")
     return redact_url(place) if place else f"type={cache.type}"
+
+
+def _is_instruction(vertex: Vertex) -> bool:
+    """See `steps.Step.is_instruction`."""
+    is_source = not getattr(vertex.op, "identifier", _IMAGE).startswith(_IMAGE)
+    return vertex.meta.location is not None and not is_source and vertex.meta.name.startswith("[")
 
 
 def _is_context(vertex: Vertex) -> bool:

@@ -95,6 +95,20 @@ def test_the_sizes_of_what_steps_made(bench: Workbench, history: Callable[..., s
     assert sizes() == expected
 
 
+def test_records_can_be_read_whatever_became_of_the_rest(bench: Workbench, history: Callable[..., str]) -> None:
+    bench.dockerfile("FROM busybox\nCOPY Dockerfile /\nRUN echo hello\n")
+    bench.build()
+    bench.build()
+    root = bench.stagewright.root
+    for path in root.glob("metadata.db*"):
+        path.unlink()
+    (root / "metadata.db").write_bytes(b"garbage")
+    assert [(build["steps"], build["ran"]) for build in listed(history)] == [(3, 0), (3, 3)]
+    assert "hello" in history("logs", "1")
+    assert "RUN echo hello" in history("inspect")
+    assert len(explain(bench, "1").ran) == 3
+
+
 def test_records_are_a_row_of_what_takes_space_that_no_prune_takes(bench: Workbench) -> None:
     bench.dockerfile("FROM scratch\nCOPY . /\n")
     bench.build()

@@ -19,6 +19,7 @@ from stagewright.errors import UsageError
         ("-x build", "unknown flag -x|flags go after the command: stagewright build [flags] PATH"),
         ("build", "stagewright build needs exactly 1 argument, but got 0|see stagewright build --help"),
         ("build a b", "stagewright build needs exactly 1 argument, but got 2|see stagewright build --help"),
+        ("explain 1 2", "stagewright explain takes at most 1 argument, but got 2|see stagewright explain --help"),
         ("version x", "stagewright version takes no arguments, but got 'x'|see stagewright version --help"),
         ("build --taget x .", "unknown flag --taget|did you mean --target?"),
         ("build --foo .", "unknown flag --foo|see stagewright build --help"),

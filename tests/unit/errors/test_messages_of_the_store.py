@@ -12,11 +12,12 @@ import pytest
 
 from stagewright import policy
 from stagewright.api import History
+from stagewright.cache.locks import LockFile
 from stagewright.cli.main import main
 from stagewright.content.db import Database
 from stagewright.errors import LostSnapshotError, NotFoundError, SandboxError, StoreError, UsageError
 from stagewright.health import checkup
-from stagewright.history.archive import Archive
+from stagewright.history.archive import Archive, Build
 from stagewright.sandbox import network, wire
 from stagewright.snapshots.store import SnapshotStore
 
@@ -26,6 +27,8 @@ def refuse(*arguments: object) -> None:
 
 
 def test_records_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(tmp_path / "history", LockFile(tmp_path / "locks"))
+    archive.add(Build(0, "s", "r", 1.0, 1.0, "completed", "", {}, {}, "", 0, 0, "1"), None, dict, dict)
     monkeypatch.setattr(Archive, "remove", refuse)
     with pytest.raises(StoreError) as caught:
         History(tmp_path).remove(None)
