@@ -36,7 +36,7 @@ class Outcome(Protocol):
 
 
 class Solved(Protocol):
-    """A vertex that is being solved, or was; see `solver.solver`."""
+    """A vertex that is being solved, or was; see `solver.nodes`."""
 
     @property
     def vertex(self) -> Vertex: ...

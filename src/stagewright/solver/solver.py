@@ -13,69 +13,24 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from stagewright.cache.keys import CachedResult, KeyStore
+from stagewright.cache.keys import KeyStore
 from stagewright.cache.locks import LockFile
-from stagewright.errors import CanceledError, PrivilegeNeededError, StagewrightError, system_reason
+from stagewright.errors import CanceledError
 from stagewright.graph.ops import ExecOp, SourceOp
-from stagewright.graph.vertex import Vertex, walk
+from stagewright.graph.vertex import Vertex
 from stagewright.ops.base import OpRunner
 from stagewright.ops.result import Result
-from stagewright.progress.events import VertexEvent
 from stagewright.progress.reporter import Emitter, Reporter
-from stagewright.records import dataclass, field, replace
+from stagewright.records import replace
 from stagewright.solver.keys import content_key, definition_key, is_context, is_named_only, resolved_key
+from stagewright.solver.nodes import Node, Solved, blamed, build_nodes, located
 from stagewright.solver.pool import Lane, Pool
 
 _ADMISSION_INTERVAL_S = 0.025
-
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """A vertex while it is being solved."""
-
-    vertex: Vertex
-    runner: OpRunner
-    reporter: Reporter
-    inputs: list[_Node]
-    content_inputs: tuple[int, ...]
-    users: list[_Node] = field(default_factory=list)
-    keys_missing: int = 0
-    contents: dict[int, str] = field(default_factory=dict)
-    readers_missing: int = 0
-    definition: str | None = None
-    canonical: str | None = None
-    also_known_as: list[str] = field(default_factory=list)
-    cached: CachedResult | None = None
-    result: Result | None = None
-    wanted: bool = False
-    waiting_for_content: bool = False
-    results_missing: int = 0
-    waiters: list[_Node] = field(default_factory=list)
-
-    @property
-    def input_keys(self) -> list[str]:
-        return [node.canonical or "" for node in self.inputs]
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """A vertex with its keys (see cache/keys.py), the digests of what it read of its inputs, and its result, if any.
-
-    `definition` is None for what reads a build context. `is_exact` is as in `Result`.
-    """
-
-    vertex: Vertex
-    definition: str | None
-    canonical: str
-    contents: Mapping[int, str]
-    has_result: bool
-    snapshot: int | None
-    is_exact: bool
 
 
 class Solver:
@@ -107,22 +62,22 @@ class Solver:
         self._pool = Pool(jobs)
         self._posted: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pending = 0
-        self._ready: deque[_Node] = deque()
+        self._ready: deque[Node] = deque()
         self._used: list[str] = []
         self._admit_at = 0.0
         self._failure: BaseException | None = None
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Node] = {}
         # Asked in the loop's thread, before anything that misses the cache runs, why that is so.
-        self.why_missed: Callable[[_Node], str] | None = None
+        self.why_missed: Callable[[Node], str] | None = None
 
     @property
-    def nodes(self) -> list[_Node]:
+    def nodes(self) -> list[Node]:
         """The vertices of the graph with all that is known of them, inputs before their users."""
         return list(self._nodes.values())
 
     def solve(self, targets: Sequence[Vertex]) -> list[Result]:
         """The results of the targets, in their order. Raises the first failure after all running work has ended."""
-        nodes = self._nodes = self._build_nodes(targets)
+        nodes = self._nodes = build_nodes(targets, self._runner_of, self._emitter)
         try:
             self._loop(nodes, targets)
         finally:
@@ -141,45 +96,11 @@ class Solver:
 
     def solved(self) -> list[Solved]:
         """What became of the vertices of the solved graph, inputs before their users."""
-        found = []
-        for node in self._nodes.values():
-            result = node.result or node.cached
-            done = Solved(
-                node.vertex,
-                node.definition,
-                node.canonical or "",
-                node.contents,
-                has_result=result is not None,
-                snapshot=None if result is None else result.snapshot,
-                is_exact=node.result is None or node.result.exact,
-            )
-            found.append(done)
-        return found
-
-    def _build_nodes(self, targets: Sequence[Vertex]) -> dict[str, _Node]:
-        nodes: dict[str, _Node] = {}
-        for vertex in walk(targets):
-            runner = self._runner_of(vertex)
-            inputs = [nodes[source.digest] for source in vertex.inputs]
-            event = VertexEvent(
-                vertex.digest,
-                vertex.meta.name,
-                tuple(source.digest for source in vertex.inputs),
-                location=vertex.meta.location,
-                stage=vertex.meta.stage,
-            )
-            node = _Node(vertex, runner, Reporter(self._emitter, event), inputs, runner.content_inputs(vertex))
-            node.keys_missing = len(inputs)
-            for source in inputs:
-                source.users.append(node)
-            nodes[vertex.digest] = node
-            if vertex.meta.name:
-                self._emitter(event)
-        return nodes
+        return [node.solved() for node in self._nodes.values()]
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    def _loop(self, nodes: Mapping[str, _Node], targets: Sequence[Vertex]) -> None:
+    def _loop(self, nodes: Mapping[str, Node], targets: Sequence[Vertex]) -> None:
         self._guarded(None, lambda: self._begin(nodes, targets))
         while self._failure is None or self._pending:
             if self._failure is None and self._cancel.is_set():
@@ -191,14 +112,14 @@ class Solver:
                 return
             self._guarded(None, self._take_posted)
 
-    def _guarded(self, node: _Node | None, decide: Callable[[], None]) -> None:
+    def _guarded(self, node: Node | None, decide: Callable[[], None]) -> None:
         """What goes wrong in this thread ends the build as any failure does: only after all running work has ended."""
         try:
             decide()
         except BaseException as error:
-            self._fail(_located(node, error))
+            self._fail(located(node, error))
 
-    def _begin(self, nodes: Mapping[str, _Node], targets: Sequence[Vertex]) -> None:
+    def _begin(self, nodes: Mapping[str, Node], targets: Sequence[Vertex]) -> None:
         for target in targets:
             self._want(nodes[target.digest])
         for node in nodes.values():
@@ -228,7 +149,7 @@ class Solver:
             return
         handle()
 
-    def _submit(self, lane: Lane, node: _Node, work: Callable[[], Callable[[], None]]) -> None:
+    def _submit(self, lane: Lane, node: Node, work: Callable[[], Callable[[], None]]) -> None:
         """Run `work` in the pool; what it returns is called by the loop."""
         self._pending += 1
 
@@ -238,7 +159,7 @@ class Solver:
                     raise CanceledError
                 handle = work()
             except BaseException as error:
-                failure = _located(node, error)
+                failure = located(node, error)
                 self._posted.put(lambda: self._finish(lambda: self._fail(failure)))
             else:
                 self._posted.put(lambda: self._finish(handle))
@@ -258,7 +179,7 @@ class Solver:
 
     # --- keys ---------------------------------------------------------------------------------------------------
 
-    def _find_key(self, node: _Node) -> None:
+    def _find_key(self, node: Node) -> None:
         vertex = node.vertex
         if is_context(vertex):
             node.canonical = vertex.digest
@@ -281,18 +202,18 @@ class Solver:
         node.waiting_for_content = True
         self._wait_for(node, [node.inputs[index] for index in unread])
 
-    def _resolve(self, node: _Node, resolve: Callable[[Vertex, Reporter], object]) -> None:
+    def _resolve(self, node: Node, resolve: Callable[[Vertex, Reporter], object]) -> None:
         """Have it found out what a source means now; then its key can be made."""
 
         def work() -> Callable[[], None]:
             node.reporter.start()
-            with _blamed(node):
+            with blamed(node):
                 node.definition = resolved_key(resolve(node.vertex, node.reporter))
             return lambda: self._find_key(node)
 
         self._submit("source", node, work)
 
-    def _start_reading(self, node: _Node, contexts: list[int]) -> None:
+    def _start_reading(self, node: Node, contexts: list[int]) -> None:
         """Have the digests made of what a node reads of build contexts, whose vertices run meanwhile."""
         for index in contexts:
             node.inputs[index].readers_missing += 1
@@ -307,7 +228,7 @@ class Solver:
 
         self._digest_content(node, contexts, found)
 
-    def _look_up(self, node: _Node, key: str) -> bool:
+    def _look_up(self, node: Node, key: str) -> bool:
         """Whether the key is known with a result; the node has its key then."""
         found = self._keys.lookup(key)
         if found is None:
@@ -328,25 +249,25 @@ class Solver:
         self._key_found(node)
         return True
 
-    def _digest_content(self, node: _Node, indexes: list[int], then: Callable[[], None]) -> None:
+    def _digest_content(self, node: Node, indexes: list[int], then: Callable[[], None]) -> None:
         def work() -> Callable[[], None]:
             for index in indexes:
                 source = node.inputs[index].result
                 assert source is not None
-                with _blamed(node):
+                with blamed(node):
                     node.contents[index] = node.runner.content_digest(node.vertex, index, source)
             return then
 
         self._submit("file", node, work)
 
-    def _content_found(self, node: _Node) -> None:
+    def _content_found(self, node: Node) -> None:
         key = content_key(node.vertex, node.input_keys, node.contents)
         if not node.vertex.meta.ignore_cache and self._look_up(node, key):
             return
         node.also_known_as.append(key)
         self._new_canonical(node, key)
 
-    def _new_canonical(self, node: _Node, key: str | None) -> None:
+    def _new_canonical(self, node: Node, key: str | None) -> None:
         if node.vertex.meta.ignore_cache and isinstance(node.vertex.op, ExecOp):
             # A process that runs again may write something else, so that what was built on the last run is stale.
             key = "n:" + os.urandom(16).hex()
@@ -356,7 +277,7 @@ class Solver:
         node.wanted = True
         self._key_found(node)
 
-    def _key_found(self, node: _Node) -> None:
+    def _key_found(self, node: Node) -> None:
         if node.cached is not None:
             node.reporter.end(cached=True)
         for user in node.users:
@@ -364,14 +285,14 @@ class Solver:
         if node.wanted:
             self._get_result(node)
 
-    def _key_of_input_found(self, node: _Node) -> None:
+    def _key_of_input_found(self, node: Node) -> None:
         node.keys_missing -= 1
         if not node.keys_missing:
             self._ready.append(node)
 
     # --- results ------------------------------------------------------------------------------------------------
 
-    def _want(self, node: _Node) -> None:
+    def _want(self, node: Node) -> None:
         """Ask for the node's result. A stack, since a chain of stages may be thousands deep."""
         stack = [node]
         while stack:
@@ -382,11 +303,11 @@ class Solver:
             if node.canonical is not None:
                 stack.extend(self._start_result(node))
 
-    def _get_result(self, node: _Node) -> None:
+    def _get_result(self, node: Node) -> None:
         for source in self._start_result(node):
             self._want(source)
 
-    def _start_result(self, node: _Node) -> list[_Node]:
+    def _start_result(self, node: Node) -> list[Node]:
         """Move a node that has its key towards its result; answers the inputs that must be wanted for it."""
         if node.result is not None:
             return []
@@ -398,21 +319,21 @@ class Solver:
             self._run(node)
         return missing
 
-    def _wait_for(self, node: _Node, sources: list[_Node]) -> None:
+    def _wait_for(self, node: Node, sources: list[Node]) -> None:
         missing = self._register(node, sources)
         if not node.results_missing:
             self._results_arrived(node)
         for source in missing:
             self._want(source)
 
-    def _register(self, node: _Node, sources: list[_Node]) -> list[_Node]:
+    def _register(self, node: Node, sources: list[Node]) -> list[Node]:
         missing = list({id(source): source for source in sources if source.result is None}.values())
         node.results_missing = len(missing)
         for source in missing:
             source.waiters.append(node)
         return missing
 
-    def _result_found(self, node: _Node, result: Result) -> None:
+    def _result_found(self, node: Node, result: Result) -> None:
         node.result = result
         waiters, node.waiters = node.waiters, []
         for waiter in waiters:
@@ -420,7 +341,7 @@ class Solver:
             if not waiter.results_missing:
                 self._results_arrived(waiter)
 
-    def _results_arrived(self, node: _Node) -> None:
+    def _results_arrived(self, node: Node) -> None:
         if node.waiting_for_content:
             node.waiting_for_content = False
             unread = [index for index in node.content_inputs if index not in node.contents]
@@ -428,7 +349,7 @@ class Solver:
         else:
             self._run(node)
 
-    def _run(self, node: _Node) -> None:
+    def _run(self, node: Node) -> None:
         if self._dry:
             return
         inputs = tuple(source.result for source in node.inputs if source.result is not None)
@@ -441,14 +362,14 @@ class Solver:
 
         self._submit(_lane(node.vertex), node, work)
 
-    def _run_once(self, node: _Node, inputs: tuple[Result, ...]) -> Result:
+    def _run_once(self, node: Node, inputs: tuple[Result, ...]) -> Result:
         """Run a vertex with its events, unless another build that shares the store has just done so."""
         canonical = node.canonical
         assert canonical is not None
         cached = False
         # Whoever waits for another build's work sees what for.
         node.reporter.start()
-        with _blamed(node):
+        with blamed(node):
             if any(not source.exact for index, source in enumerate(inputs) if index not in node.content_inputs):
                 # The key speaks of other files than those that are used.
                 result = replace(node.runner.run(node.vertex, inputs, node.reporter), exact=False)
@@ -462,7 +383,7 @@ class Solver:
         node.reporter.end(cached=cached)
         return result
 
-    def _run_and_record(self, node: _Node, inputs: tuple[Result, ...], canonical: str) -> Result:
+    def _run_and_record(self, node: Node, inputs: tuple[Result, ...], canonical: str) -> Result:
         """Run a vertex and record its result under all of its keys."""
         result = node.runner.run(node.vertex, inputs, node.reporter)
         if result.exact:
@@ -472,43 +393,17 @@ class Solver:
             self._keys.save(names, canonical, result.snapshot, self._emitter.masked(node.vertex.meta.name))
         return result
 
-    def _end_contexts(self, nodes: Iterable[_Node]) -> None:
+    def _end_contexts(self, nodes: Iterable[Node]) -> None:
         """End the contexts whose readers a failure kept from reading."""
         for node in nodes:
             if is_context(node.vertex) and node.reporter.event.completed is None:
                 node.reporter.end(error="canceled" if isinstance(self._failure, CanceledError) else "")
 
-    def _end_unneeded(self, nodes: Iterable[_Node]) -> None:
+    def _end_unneeded(self, nodes: Iterable[Node]) -> None:
         """Close the vertices that nothing had to be done for, because those that use them were cached."""
         for node in nodes:
             if node.reporter.event.completed is None and node.vertex.meta.name:
                 node.reporter.end(cached=True)
-
-
-@contextmanager
-def _blamed(node: _Node) -> Iterator[None]:
-    """Let a vertex end with what goes wrong within, whether it had started or only its key was being made."""
-    try:
-        yield
-    except BaseException as error:
-        # For want of privilege a build is broken off, and runs once more where it has some.
-        broken_off = isinstance(error, CanceledError | PrivilegeNeededError)
-        if broken_off and node.reporter.event.started is None:
-            raise
-        reason = "canceled" if isinstance(error, PrivilegeNeededError) else str(_located(node, error)) or "canceled"
-        node.reporter.end(error=reason)
-        raise
-
-
-def _located(node: _Node | None, error: BaseException) -> BaseException:
-    """What a failure is for the user: where it came from, and in words where the system refused something."""
-    if isinstance(error, OSError):
-        located = StagewrightError(system_reason(error))
-        located.__cause__ = error
-        error = located
-    if isinstance(error, StagewrightError) and not isinstance(error, CanceledError) and node is not None:
-        error.location = error.location or node.vertex.meta.location
-    return error
 
 
 def _lane(vertex: Vertex) -> Lane:

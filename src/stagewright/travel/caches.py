@@ -21,7 +21,7 @@ from stagewright.snapshots.compress import LayerBlob
 from stagewright.snapshots.layers import LayerBlobs
 from stagewright.snapshots.lazy import KnownLayer, LazyLayers
 from stagewright.snapshots.searches import SecretSearches
-from stagewright.solver.solver import Solved
+from stagewright.solver.nodes import Solved
 from stagewright.state import State
 from stagewright.travel.exporting import make_record
 from stagewright.travel.importing import PATIENCE_S, ImportingKeys, Imports, Source

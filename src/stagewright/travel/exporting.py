@@ -8,7 +8,7 @@ from stagewright.graph.vertex import Vertex
 from stagewright.records import dataclass, field, replace
 from stagewright.snapshots.lazy import KnownLayer
 from stagewright.solver.keys import content_key, definition_key, is_context
-from stagewright.solver.solver import Solved
+from stagewright.solver.nodes import Solved
 from stagewright.travel.record import CacheLayer, CacheRecord, CacheStep
 
 _RANDOM = "n:"

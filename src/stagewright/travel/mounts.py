@@ -15,7 +15,7 @@ from stagewright.image.descriptor import Descriptor
 from stagewright.ops.exec import HOME_ONLY, cache_identity
 from stagewright.progress.reporter import Reporter
 from stagewright.snapshots.tree import remove_tree
-from stagewright.solver.solver import Solved
+from stagewright.solver.nodes import Solved
 from stagewright.state import State
 from stagewright.travel.files import LIST_TYPE, PACK_TYPE, FileList
 from stagewright.travel.packing import pack_folder
