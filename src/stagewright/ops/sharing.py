@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Protocol
 
 from stagewright.graph.ops import FileOp
 from stagewright.graph.vertex import digest_of
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
-from stagewright.snapshots.filetable import FileTable
-from stagewright.snapshots.links import Found, Giver, digest_table
+from stagewright.snapshots.links import Found, Giver
 from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.snapshot import SnapshotTree
@@ -54,28 +54,32 @@ class SnapshotSharer:
 class ContextSharer:
     """The files that the same copy from the same build context has made before, as far as their digests are the same.
 
-    `known` are the digests of what it made then, `digests` those of the context now. `made` gathers those of what it
-    makes now, by the paths in the layer.
+    `known` are the digests of what it made then, `digests` those of the context now. `made_paths` and `made_digests`
+    gather those of what it makes now, as `SharedFiles.record_copy` wants them.
     """
 
-    def __init__(self, giver: Giver, known: FileTable, digests: FileDigests) -> None:
+    def __init__(self, giver: Giver, known: Mapping[bytes, bytes], digests: FileDigests) -> None:
         self.giver = giver
         self._known = known
         self._digests = digests
-        self.made = digest_table()
+        # Not as objects, of which a large context would have hundreds of thousands.
+        self.made_paths = bytearray()
+        self.made_digests = bytearray()
         self._bytes = 0
 
     @property
     def is_worthwhile(self) -> bool:
         """Whether copying it all again would take longer than remembering it."""
-        return self._bytes + len(self.made) * _FILE_BYTES >= _WORTH_BYTES
+        return self._bytes + len(self.made_digests) // 32 * _FILE_BYTES >= _WORTH_BYTES
 
     def find(self, tree: Tree, entry: Entry, path: str) -> Found | None:
         """See `Sharer`."""
+        name = os.fsencode(path)
         digest = self._digests.digest(tree, entry)
-        self.made.put(path, digest)
+        self.made_paths += b"%b\0" % name
+        self.made_digests += digest
         self._bytes += entry.info.st_size
-        return self.giver.find(os.fsencode(path)) if self._known.get(path) == digest else None
+        return self.giver.find(name) if self._known.get(name) == digest else None
 
 
 class Sharing:
@@ -100,7 +104,7 @@ class Sharing:
 
     def _context_sharer(self, index: int, context: str) -> ContextSharer:
         snapshots = self._worker.snapshots
-        folder, known = snapshots.shared().last_copy(self._name(index, context)) or ("", digest_table())
+        folder, known = snapshots.shared().last_copy(self._name(index, context)) or ("", {})
         giver = self.links.giver([snapshots.folder_named(folder)] if folder else [])
         return ContextSharer(giver, known, self._worker.context(context).digests)
 
@@ -111,7 +115,7 @@ class Sharing:
             context = self._inputs[index].context
             if isinstance(sharer, ContextSharer) and context is not None and sharer.is_worthwhile:
                 name = self._name(index, context)
-                snapshots.shared().record_copy(name, snapshots.dir(snapshot), sharer.made)
+                snapshots.shared().record_copy(name, snapshots.dir(snapshot), sharer.made_paths, sharer.made_digests)
 
     def _name(self, index: int, context: str) -> str:
         """What the same copy from the same folder has again."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-# So many folders are spread out at once: those on the way to a file, which is asked for behind others of its folder.
-_MOST_SPREAD = 32
+# So many folders are spread out at any time: those on the way to a file, which is asked for behind others of its
+# folder. More are as long as they have no more than so many files.
+_FOLDERS_SPREAD = 32
+_FILES_SPREAD = 30_000
 # Notes that nobody asked for are few below that number.
 _FEW = 1000
 
@@ -28,6 +30,7 @@ class FileTable:
         self._used: dict[str, int] = {}
         # Of folders that are spread out the files that were not asked for, and the others.
         self._spread: dict[str, tuple[dict[str, bytes], dict[str, bytes]]] = {}
+        self._spread_files = 0
         self._changed: set[str] = set()
         self._last = ("", *self._at_hand(""))
         self._lock = threading.Lock()
@@ -63,6 +66,7 @@ class FileTable:
                 self._last = folder, idle, used
             if idle.pop(name, None) is None and name not in used:
                 self._count += 1
+                self._spread_files += 1
             used[name] = note
             self._changed.add(folder)
 
@@ -96,7 +100,7 @@ class FileTable:
         """The files of a folder, spread out, as long as no others take their place."""
         spread = self._spread.pop(folder, None)
         if spread is None:
-            if len(self._spread) >= _MOST_SPREAD:
+            while len(self._spread) >= _FOLDERS_SPREAD and self._spread_files > _FILES_SPREAD:
                 self._fold(next(iter(self._spread)))
             names, notes = self._packed.get(folder, ("", b""))
             size = self._size
@@ -104,11 +108,13 @@ class FileTable:
             files = list(zip(names.split("\0"), pieces, strict=True)) if pieces else []
             count = self._used.get(folder, 0)
             spread = dict(files[count:]), dict(files[:count])
+            self._spread_files += len(files)
         self._spread[folder] = spread
         return spread
 
     def _fold(self, folder: str) -> None:
         idle, used = self._spread.pop(folder)
+        self._spread_files -= len(idle) + len(used)
         if not used:
             return
         # As long as all were asked for, and none was noted, nothing is other than it was.

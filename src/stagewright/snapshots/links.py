@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from stagewright.content.db import Database
 from stagewright.records import dataclass
 from stagewright.snapshots.changes import Below, directories_below
-from stagewright.snapshots.filetable import FileTable
 from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.snapshots.tree import copy_entry, copy_metadata, walk
 
@@ -31,11 +30,6 @@ class Found:
 
     path: bytes
     info: os.stat_result
-
-
-def digest_table() -> FileTable:
-    """A table of the 32-byte digests of files by their paths in a layer."""
-    return FileTable(_DIGEST_BYTES)
 
 
 class SharedFiles:
@@ -56,27 +50,24 @@ class SharedFiles:
         for origin in origins:
             self._db.execute("INSERT OR IGNORE INTO linked_files (dir, origin) VALUES (?, ?)", (folder, origin))
 
-    def record_copy(self, source: str, folder: str, digests: FileTable) -> None:
-        """Note what the copy `source` has made last: a folder, and the digests of its files (see `digest_table`)."""
-        paths, joined = bytearray(), bytearray()
-        for path, digest in digests.items():
-            paths += os.fsencode(path) + b"\0"
-            joined += digest
+    def record_copy(self, source: str, folder: str, paths: bytearray, digests: bytearray) -> None:
+        """Note what the copy `source` has made last: a folder, and the 32-byte digests of its files, joined.
+
+        `paths` are those of the files in the folder, each with a NUL behind it.
+        """
         self._db.execute(
             "INSERT OR REPLACE INTO context_copies (source, dir, paths, digests) VALUES (?, ?, ?, ?)",
-            (source, folder, memoryview(paths)[:-1], joined),
+            (source, folder, memoryview(paths)[:-1], digests),
         )
 
-    def last_copy(self, source: str) -> tuple[str, FileTable] | None:
-        """What `record_copy` was told last; None where there is nothing."""
+    def last_copy(self, source: str) -> tuple[str, dict[bytes, bytes]] | None:
+        """The folder and the digests by paths that `record_copy` was told last; None where there is nothing."""
         rows = self._db.query("SELECT dir, paths, digests FROM context_copies WHERE source = ?", (source,))
         if not rows:
             return None
         folder, paths, joined = rows[0]
-        digests = digest_table()
-        for number, path in enumerate(paths.split(b"\0")):
-            digests.put(os.fsdecode(path), joined[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
-        return folder, digests
+        digests = (joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES))
+        return folder, dict(zip(paths.split(b"\0"), digests, strict=True))
 
     def forget(self, folder: str) -> None:
         """The folder is gone."""

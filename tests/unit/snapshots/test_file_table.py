@@ -7,7 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from stagewright.snapshots import filetable
 from stagewright.snapshots.filetable import FileTable
+
+
+@pytest.fixture(autouse=True)
+def _few_are_spread_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filetable, "_FILES_SPREAD", 20)
 
 
 def note(number: int) -> bytes:
