@@ -166,8 +166,12 @@ class DamagedBlobError(IntegrityError):
     """A blob of the state directory is not what its digest says any more; it has been removed."""
 
 
+class LostBlobError(NotFoundError):
+    """A blob is not in the state directory, perhaps since another build has just found it damaged."""
+
+
 # What a build that meets one of these does without: it runs once more (see `recovery`).
-LOST = (DamagedBlobError, DamagedMetadataError, LostLayerError, LostSnapshotError)
+LOST = (DamagedBlobError, DamagedMetadataError, LostBlobError, LostLayerError, LostSnapshotError)
 
 
 class CanceledError(StagewrightError):

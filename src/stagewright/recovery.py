@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from stagewright.errors import LOST, DamagedBlobError, DamagedMetadataError, LostLayerError, LostSnapshotError
+from stagewright.errors import (
+    LOST,
+    DamagedBlobError,
+    DamagedMetadataError,
+    LostBlobError,
+    LostLayerError,
+    LostSnapshotError,
+)
 from stagewright.options import BuildOptions, BuildResult
 from stagewright.progress.events import Sink, WarningEvent
 from stagewright.records import replace
 
-Lost = DamagedBlobError | DamagedMetadataError | LostLayerError | LostSnapshotError
+Lost = DamagedBlobError | DamagedMetadataError | LostBlobError | LostLayerError | LostSnapshotError
 # Each time something is forgotten that cannot be found again; a disk that loses files while builds run is no use.
 _MOST_BEGINNINGS = 5
 
@@ -44,6 +51,8 @@ def begin_anew(
         try:
             return run(options, only_here)
         except LOST as another:
+            if another.message == error.message:
+                raise
             error = another
     raise error
 

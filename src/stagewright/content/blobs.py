@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from stagewright.content.folders import make_private
-from stagewright.errors import DamagedBlobError, IntegrityError, NotFoundError, StoreError
+from stagewright.errors import DamagedBlobError, IntegrityError, LostBlobError, NotFoundError, StoreError
 from stagewright.image.digest import is_digest, sha256_digest, split_digest, verify_digest
 
 if TYPE_CHECKING:
@@ -225,21 +225,21 @@ class BlobStore:
         return size is None or found == size
 
     def size(self, digest: str) -> int:
-        """The blob's size in bytes. Raises NotFoundError."""
+        """The blob's size in bytes. Raises LostBlobError."""
         try:
             return self.path(digest).stat().st_size
         except FileNotFoundError:
-            raise NotFoundError(f"blob {digest} is not in the store") from None
+            raise LostBlobError(f"blob {digest} is not in the store") from None
 
     def open(self, digest: str) -> BinaryIO:
-        """The blob, open for reading. Raises NotFoundError."""
+        """The blob, open for reading. Raises LostBlobError."""
         try:
             return self.path(digest).open("rb")
         except FileNotFoundError:
-            raise NotFoundError(f"blob {digest} is not in the store") from None
+            raise LostBlobError(f"blob {digest} is not in the store") from None
 
     def open_verified(self, digest: str) -> BinaryIO:
-        """As `open`, for what leaves the store: the read of the last bytes raises IntegrityError where it is damaged.
+        """As `open`, for what leaves the store: the read of the last bytes raises DamagedBlobError where it is damaged.
 
         A damaged blob is removed then, since the next build makes or fetches what is not there.
         """

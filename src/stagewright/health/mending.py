@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from stagewright.cache.leases import BuildLease, collecting
 from stagewright.cache.locks import LockFile
 from stagewright.content.blobs import BlobStore
 from stagewright.content.db import file_at
-from stagewright.errors import DamagedBlobError, DamagedMetadataError, LostSnapshotError
+from stagewright.errors import DamagedBlobError, DamagedMetadataError, LostBlobError, LostSnapshotError
 from stagewright.health.checkup import forget_lost_snapshots
 from stagewright.health.metadata import damage, rebuild
 from stagewright.state import State
 
-Damage = DamagedBlobError | DamagedMetadataError | LostSnapshotError
+# Whoever finds the same damage at the same time is in the way for a moment; a build that runs for longer.
+_LOOKS, _BETWEEN_LOOKS_S = 20, 0.1
+Damage = DamagedBlobError | DamagedMetadataError | LostBlobError | LostSnapshotError
 
 
 def mend(root: Path, error: Damage) -> str:
@@ -35,17 +38,17 @@ def mend(root: Path, error: Damage) -> str:
 
 def _mend_metadata(root: Path, error: DamagedMetadataError) -> str:
     locks, path = LockFile(root / "locks"), root / "metadata.db"
-    with collecting(locks) as alone:
-        if alone and file_at(path) == error.file:
-            wrong = damage(path) or error.message.partition(": ")[2]
-            aside, kept = rebuild(path, BlobStore(root / "content"))
-            images = f"images kept: {', '.join(kept)}" if kept else "no image was kept"
-            return f"the metadata file {path} was damaged ({wrong}): it is {aside} now, the cache is empty, {images}"
-    if not alone:
+    for _ in range(_LOOKS):
+        with collecting(locks) as alone:
+            if alone and file_at(path) == error.file:
+                wrong = damage(path) or error.message.partition(": ")[2]
+                aside, kept = rebuild(path, BlobStore(root / "content"))
+                left = f"images kept: {', '.join(kept)}" if kept else "no image was kept"
+                return f"the metadata file {path} was damaged ({wrong}): it is {aside} now, the cache is empty, {left}"
         # Perhaps it is another build that is mending it.
         with BuildLease(locks):
-            pass
-    if file_at(path) == error.file:
-        error.hint = "other builds use the store: build again when they have ended"
-        raise error
-    return f"the metadata file {path} was mended by another build"
+            if file_at(path) != error.file:
+                return f"the metadata file {path} was mended by another build"
+        time.sleep(_BETWEEN_LOOKS_S)
+    error.hint = "other builds use the store: build again when they have ended"
+    raise error

@@ -340,6 +340,27 @@ def test_a_lost_snapshot_is_the_reason_for_a_step(example: Workbench) -> None:
     assert [(step["kind"], "/copied/" in step["name"]) for step in explain(example).data["steps"]] == [("lost", True)]
 
 
+@pytest.mark.parametrize("what", ["snapshots", "metadata", "blobs"])
+def test_many_builds_that_come_upon_the_same_damage(example: Workbench, clean: bytes, what: str) -> None:
+    build(example, example.scratch / "a.tar")
+    root = example.stagewright.root
+    if what == "snapshots":
+        lose_snapshots(example, "all")
+    elif what == "blobs":
+        for path in (root / "content" / "blobs" / "sha256").iterdir():
+            spoil(path)
+    else:
+        for path in root.glob("metadata.db*"):
+            path.write_bytes(os.urandom(40_000))
+    targets = [example.scratch / f"{number}.tar" for number in range(6)]
+    running = []
+    for target in targets:
+        word = command(example, "build", "--progress=plain", "-o", f"type=oci,dest={target},rewrite-timestamp=true")
+        running.append(subprocess.Popen([*word, str(example.context)], env={**os.environ, **EPOCH}))
+    assert [process.wait() for process in running] == [0] * 6
+    assert all(target.read_bytes() == clean for target in targets)
+
+
 # --- git repositories and records of builds -------------------------------------------------------------------------
 
 
