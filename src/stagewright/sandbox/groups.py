@@ -1,6 +1,8 @@
 """The control groups of a build's steps, seen from the launcher, which makes them and takes them away again.
 
-A build has one group in each hierarchy that it uses, with one group a step inside.
+A build has one group in each hierarchy that it uses, with one group a step inside. Where no step has limits the
+launcher is in such a group itself, and steps are born there: to move a process takes a lock that every fork on the
+machine holds, and longer than all else that a step needs.
 """
 
 from __future__ import annotations
@@ -21,6 +23,22 @@ class BuildGroup:
         self.path = path
         self.settings = settings
         self.is_v2 = is_v2
+
+    @property
+    def is_common(self) -> bool:
+        """Whether steps can do with one group for all of them."""
+        return self.is_v2 and not self.settings
+
+    def add_common(self) -> str:
+        """Make the group that the launcher and its steps are in, and move there; gives its path. Raises OSError."""
+        path = f"{self.path}/common"
+        os.mkdir(path)
+        self.join(path)
+        return path
+
+    def join(self, path: str) -> None:
+        """Move the calling process, which has one thread, into a group of this hierarchy. Raises OSError."""
+        _join(path, self.is_v2)
 
     def add_step(self, number: int) -> str:
         """Make a step's group with its limits; gives its path. Raises OSError, which names a limit that is refused."""
@@ -81,7 +99,7 @@ def _make_in(place: str, name: str, settings: list[Setting], is_v2: bool) -> Bui
             held = _hand_down(path, settings)
             if wanted and not held:
                 raise PermissionError
-        _try_to_move(path)
+        _try_to_move(path, is_v2)
     except OSError:
         _remove_tree(path)
         raise
@@ -106,14 +124,14 @@ def _hand_down(path: str, settings: list[Setting]) -> list[Setting]:
     return [setting for setting in settings if setting[0] in held]
 
 
-def _try_to_move(path: str) -> None:
+def _try_to_move(path: str, is_v2: bool) -> None:
     """Have a process move there: who may make a group may yet not take processes away from where we are now."""
     place = f"{path}/trial"
     os.mkdir(place)
     pid = os.fork()
     if not pid:
         try:
-            join(place)
+            _join(place, is_v2)
             os._exit(0)
         finally:
             os._exit(1)
@@ -122,9 +140,9 @@ def _try_to_move(path: str) -> None:
     os.rmdir(place)
 
 
-def join(path: str) -> None:
-    """Move the calling process into the group at `path`. Raises OSError."""
-    _write(f"{path}/cgroup.procs", "0")
+def _join(path: str, is_v2: bool) -> None:
+    # Of the old hierarchies a thread can move alone, without the lock on all forks.
+    _write(f"{path}/{'cgroup.procs' if is_v2 else 'tasks'}", "0")
 
 
 def _write(path: str, text: str) -> None:

@@ -61,6 +61,10 @@ class _Launcher:
         self._groups = build_groups
         self._steps = 0
         self._device_rules = devices_bpf.load_for(build_groups)
+        self._steps_are_ruled = False
+        for group in build_groups:
+            if group.is_common:
+                self._steps_are_ruled = self._rule(group.add_common())
         self._privileges = process.Privileges(kernel.SeccompProgram(program))
         self._child_type: type[Child] = NativeChild
         if with_bundles:
@@ -95,11 +99,11 @@ class _Launcher:
         self._steps += 1
         number = self._steps
         try:
-            places = [group.add_step(number) for group in self._groups]
+            places = [(group, group.add_step(number)) for group in self._groups if not group.is_common]
             kernel.unshare(kernel.CLONE_NEWPID)
             pid = os.fork()
             if not pid:
-                self._run(status, stdout, stderr, network, places)
+                self._run(number, status, stdout, stderr, network, places)
             kernel.setns(self._pid_namespace, kernel.CLONE_NEWPID)
             pidfd = os.pidfd_open(pid)
             self._children[pidfd] = (pid, status, number)
@@ -136,7 +140,13 @@ class _Launcher:
             return
 
     def _run(
-        self, status: socket, stdout: int, stderr: int, network: int | None, places: list[str]
+        self,
+        number: int,
+        status: socket,
+        stdout: int,
+        stderr: int,
+        network: int | None,
+        places: list[tuple[BuildGroup, str]],
     ) -> NoReturn:
         child: Child | None = None
         try:
@@ -144,8 +154,9 @@ class _Launcher:
             if "command" in request:
                 from stagewright.sandbox.network_child import NetworkChild
 
+                self._leave_common(number)
                 NetworkChild(request, status, self._privileges.bounding).run()
-            self._contain(request, places)
+            self._contain(number, request, places)
             child = self._child_type(request, status, self._privileges)
             if network is not None:
                 child.join_network(network)
@@ -162,14 +173,27 @@ class _Launcher:
             self._tell(status, (wire.FAILED, child.explain(error) if child is not None else str(error)))
         os._exit(1)
 
-    def _contain(self, request: dict[str, Any], places: list[str]) -> None:
+    def _contain(self, number: int, request: dict[str, Any], places: list[tuple[BuildGroup, str]]) -> None:
         """Move to the step's groups, and tell the child whether one of them keeps it off the machine's devices."""
-        for place in places:
-            groups.join(place)
-        rules = self._device_rules
-        ours = [place for group, place in zip(self._groups, places, strict=True) if group.is_v2]
-        ruled = rules is not None and not request["insecure"] and devices_bpf.attach(rules, ours[0])
+        ruled = self._steps_are_ruled
+        for group, place in places:
+            group.join(place)
+            if group.is_v2 and not request["insecure"]:
+                ruled = self._rule(place)
+        if request["insecure"]:
+            self._leave_common(number)
+            ruled = False
         request["devices_ruled"] = ruled
+
+    def _leave_common(self, number: int) -> None:
+        """Move what the rules on devices are not for to a group of its own."""
+        for group in self._groups:
+            if group.is_common:
+                group.join(group.add_step(number))
+
+    def _rule(self, place: str) -> bool:
+        """Whether the rules on devices hold in a group now."""
+        return self._device_rules is not None and devices_bpf.attach(self._device_rules, place)
 
 
 def _be_killable() -> None:

@@ -142,3 +142,20 @@ def test_a_step_has_its_limits_and_its_end_is_read(tmp_path: Path) -> None:
     assert not group.has_run_out_of_memory(3)
     (place / "memory.events").write_text("low 0\nmax 7\noom 1\noom_kill 1\noom_group_kill 0\n")
     assert group.has_run_out_of_memory(3)
+
+
+def test_steps_without_limits_have_one_group_which_is_the_launchers(tmp_path: Path) -> None:
+    group = BuildGroup(str(tmp_path), [], is_v2=True)
+    assert group.is_common
+    place = Path(group.add_common())
+    assert (place.parent, (place / "cgroup.procs").read_text()) == (tmp_path, "0")
+    limited = settings(StepLimits(memory=MIB))
+    assert not BuildGroup(str(tmp_path), limited, is_v2=True).is_common
+    assert not BuildGroup(str(tmp_path), [], is_v2=False).is_common
+
+
+def test_in_an_old_hierarchy_a_thread_moves_alone(tmp_path: Path) -> None:
+    group = BuildGroup(str(tmp_path), [], is_v2=False)
+    place = Path(group.add_step(1))
+    group.join(str(place))
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"tasks": "0"}
