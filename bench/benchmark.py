@@ -40,12 +40,13 @@ def main() -> int:
         signal.signal(number, _end)
     env = {name: value for name, value in os.environ.items() if not name.startswith(_UNWANTED)}
     cases = [case for case in CASES if case.name in options.cases]
+    rows: list[Row] = []
     with ExitStack() as stack:
         scratch = stack.enter_context(_scratch())
         bases = options.registry or stack.enter_context(_standins(scratch, env, cases))
         pushed_to = stack.enter_context(_registry(scratch / "pushed", env))
         builders = _start_builders(stack, options.tools, scratch, env, (bases, pushed_to))
-        document = {
+        document: dict[str, object] = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "rounds": options.n,
             "machine": machine.facts(scratch),
@@ -53,11 +54,11 @@ def main() -> int:
         }
         race = _Bench(Race(builders, scratch, env, pushed_to), scratch / "workloads", f"{bases}/docker.io/library/")
         names = [builder.name for builder in builders]
-        rows = race.run_cases(cases, names, options.n, weigh=options.memory)
-        document["cases"] = [report.as_json(row) for row in rows]
+        # What is interrupted after hours keeps what it has measured.
+        stack.callback(_write_results, options.results, document, rows)
+        race.run_cases(cases, names, options.n, rows, weigh=options.memory)
         if options.growth:
             document["growth"] = race.run_growths([one for one in GROWTHS if one.name in options.growth], options.n)
-    _write_results(options.results, document, rows)
     return 1 if report.errors(rows) else 0
 
 
@@ -172,9 +173,10 @@ class _Bench:
         self._folder = folder
         self._bases = bases
 
-    def run_cases(self, cases: Sequence[Case], builders: Sequence[str], rounds: int, *, weigh: bool) -> list[Row]:
-        """Race at each case and print the table."""
-        rows = []
+    def run_cases(
+        self, cases: Sequence[Case], builders: Sequence[str], rounds: int, rows: list[Row], *, weigh: bool
+    ) -> None:
+        """Race at each case, add what came out to `rows`, and print the table."""
         if cases:
             print(report.header(builders), flush=True)
         for number, case in enumerate(cases):
@@ -186,7 +188,6 @@ class _Bench:
             print(text)
         for error in report.errors(rows):
             print(f"\n{error}", file=sys.stderr)
-        return rows
 
     def run_growths(self, growths: Sequence[Growth], rounds: int) -> list[dict[str, object]]:
         """Race at the small and the large case of each growth, and return both as plain data."""
@@ -206,9 +207,12 @@ class _Bench:
 
 
 def _write_results(folder: Path, document: Mapping[str, object], rows: Sequence[Row]) -> None:
+    if not rows and "growth" not in document:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     name = str(document["date"])[:19].replace(":", "")
-    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    measured = {**document, "cases": [report.as_json(row) for row in rows]}
+    (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
     print(f"written: {folder}/{name}.json")
     if rows:
         (folder / f"{name}.svg").write_text(chart.draw(rows, *_titles(document)))
