@@ -9,7 +9,7 @@ import machine
 import pytest
 from measure import CommandFailedError, run_timed, run_weighed
 
-HOLD_64_MIB = "import time; data = b'x' * (64 << 20); time.sleep(0.3)"
+HOLD_64_MIB = "import time; data = b'x' * (64 << 20); print('held', flush=True); time.sleep({seconds})"
 
 
 def test_the_time_is_that_of_the_command(tmp_path: Path) -> None:
@@ -23,13 +23,19 @@ def test_a_failing_command_says_what_it_printed(tmp_path: Path) -> None:
 
 def test_the_memory_of_grandchildren_counts(tmp_path: Path) -> None:
     peak_mib = run_weighed(
-        ["sh", "-c", f'"{sys.executable}" -c "{HOLD_64_MIB}"; true'], os.environ, tmp_path / "log", []
+        ["sh", "-c", '"$0" -c "$1"; true', sys.executable, HOLD_64_MIB.format(seconds=1)],
+        os.environ,
+        tmp_path / "log",
+        [],
     )
     assert peak_mib > 64
 
 
 def test_the_memory_of_daemons_counts(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD_64_MIB.replace("0.3", "60")]) as daemon:
+    command = [sys.executable, "-c", HOLD_64_MIB.format(seconds=60)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == b"held\n"
         peak_mib = run_weighed(["sleep", "0.5"], os.environ, tmp_path / "log", [daemon.pid])
         daemon.kill()
     assert peak_mib > 64
