@@ -40,14 +40,9 @@ def tree_size(folder: str) -> int:
     A running step may change a cache mount's folder meanwhile: what goes away does not count.
     """
     total = 0.0
-    pending = [folder]
-    while pending:
-        for path, info in _infos(pending.pop()):
-            if stat.S_ISDIR(info.st_mode):
-                pending.append(path)
-                total += info.st_blocks * 512
-            else:
-                total += info.st_blocks * 512 / max(info.st_nlink, 1)
+    for info in _infos_below(folder):
+        names = 1 if stat.S_ISDIR(info.st_mode) else max(info.st_nlink, 1)
+        total += info.st_blocks * 512 / names
     return round(total)
 
 
@@ -55,18 +50,24 @@ def content_size(folder: str) -> int:
     """The bytes of the files in a layer's folder as an image has them; a file with several names counts once."""
     total = 0
     counted: set[tuple[int, int]] = set()
+    for info in _infos_below(folder):
+        if not stat.S_ISREG(info.st_mode):
+            continue
+        if info.st_nlink > 1:
+            if (info.st_dev, info.st_ino) in counted:
+                continue
+            counted.add((info.st_dev, info.st_ino))
+        total += info.st_size
+    return total
+
+
+def _infos_below(folder: str) -> Iterator[os.stat_result]:
     pending = [folder]
     while pending:
         for path, info in _infos(pending.pop()):
             if stat.S_ISDIR(info.st_mode):
                 pending.append(path)
-            elif stat.S_ISREG(info.st_mode):
-                if info.st_nlink > 1:
-                    if (info.st_dev, info.st_ino) in counted:
-                        continue
-                    counted.add((info.st_dev, info.st_ino))
-                total += info.st_size
-    return total
+            yield info
 
 
 def _infos(folder: str) -> Iterator[tuple[str, os.stat_result]]:
