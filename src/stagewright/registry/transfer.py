@@ -71,8 +71,9 @@ def push_image(
     cancel: threading.Event | None = None,
 ) -> None:
     """Push the manifest or index that `descriptor` names, and all below it, from `store`. See `ImagePush`."""
-    options = {"mount_from": mount_from, "open_blob": open_blob, "progress": progress, "cancel": cancel}
-    with ImagePush(client, ref, store, **options) as image:  # type: ignore[arg-type]
+    with ImagePush(
+        client, ref, store, mount_from=mount_from, open_blob=open_blob, progress=progress, cancel=cancel
+    ) as image:
         image.finish(ref, descriptor)
 
 
