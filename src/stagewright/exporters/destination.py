@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from stagewright.errors import StoreError, UsageError
 
 _NEW = os.O_WRONLY | os.O_CLOEXEC
+_SUFFIX = ".partial"
 
 
 def check_stream(dest: str | None, kind: str) -> None:
@@ -61,29 +63,94 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
 def replaced(path: str) -> Iterator[BinaryIO]:
     """A file that takes the place of what is at `path`, a link too, once the block has ended. Raises OSError."""
     folder, name = os.path.split(path)
-    # Not a name that somebody else could have put a link at, should the folder be one of everybody's.
-    partial = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.partial")
-    fd, is_named = _nameless(folder or ".") or (os.open(partial, _NEW | os.O_EXCL | os.O_CREAT, 0o666), True)
+    folder = folder or "."
+    fd = _nameless(folder)
+    partial = None
+    if fd is None:
+        fd, partial = _named(folder, name)
     try:
-        with os.fdopen(fd, "wb") as file:
+        # Closed before it takes its place, as some file systems only then say that a write has failed.
+        with os.fdopen(os.dup(fd), "wb") as file:
             yield file
-            file.flush()
-            if not is_named:
-                # Without a folder's descriptor, of no use for absolute paths, Python has links not followed.
-                os.link(f"/proc/self/fd/{file.fileno()}", partial, src_dir_fd=file.fileno())
-                is_named = True
-        os.replace(partial, path)
+        if partial is None and not _linked(fd, path):
+            _remove_dead(folder, name)
+            _lock(fd)
+            new = _partial(folder, name)
+            _link(fd, new)
+            partial = new
+        if partial is not None:
+            os.replace(partial, path)
     except BaseException:
-        if is_named:
+        if partial is not None:
             os.unlink(partial)
         raise
+    finally:
+        os.close(fd)
 
 
-def _nameless(folder: str) -> tuple[int, bool] | None:
+def _partial(folder: str, name: str) -> str:
+    """A path for what becomes `name`, at which nobody else can have put a link, should the folder be shared."""
+    return os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}{_SUFFIX}")
+
+
+def _nameless(folder: str) -> int | None:
     """A file without a name, of which nothing is left if this process is killed; None where there are none."""
     try:
-        return os.open(folder, _NEW | os.O_TMPFILE, 0o666), False
+        return os.open(folder, _NEW | os.O_TMPFILE, 0o666)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             return None
         raise
+
+
+def _named(folder: str, name: str) -> tuple[int, str]:
+    """A new file that becomes `name`, locked, and its path."""
+    _remove_dead(folder, name)
+    while True:
+        partial = _partial(folder, name)
+        fd = os.open(partial, _NEW | os.O_EXCL | os.O_CREAT, 0o666)
+        _lock(fd)
+        # Who removes what is dead may have come between.
+        if os.fstat(fd).st_nlink:
+            return fd, partial
+        os.close(fd)
+
+
+def _linked(fd: int, path: str) -> bool:
+    """Give a file without a name that of the path, if nothing has it: then a killed process leaves no other name."""
+    try:
+        _link(fd, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link(fd: int, path: str) -> None:
+    # Without a folder's descriptor, of no use for absolute paths, Python has links not followed.
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+
+
+def _lock(fd: int) -> None:
+    """Lock a file for as long as this process has it open, where the file system knows locks."""
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def _remove_dead(folder: str, name: str) -> None:
+    """Remove what killed processes have left of the file: what nobody holds a lock on."""
+    start = f".{name[:200]}."
+    # What cannot be listed, opened or locked is somebody else's, or in use.
+    with suppress(OSError):
+        for found in os.listdir(folder):
+            if found.startswith(start) and len(found) == len(start) + 8 + len(_SUFFIX) and found.endswith(_SUFFIX):
+                with suppress(OSError):
+                    _remove_if_dead(os.path.join(folder, found))
+
+
+def _remove_if_dead(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(fd)
