@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processes import commands
+
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPTS = PROJECT / "scripts"
 EXAMPLES = PROJECT / "examples"
@@ -133,14 +135,10 @@ def runner(root: Path, config: Path, build_flags: tuple[str, ...] = ()) -> Itera
 
 def is_collected(root: Path) -> bool:
     """Whether a process that a build has started collects the garbage of a state directory."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue  # It has ended, or is somebody else's.
-        if os.fsencode(root) in words and any(b"afterwards.main()" in word for word in words):
-            return True
-    return False
+    return any(
+        os.fsencode(root) in words and any(b"afterwards.main()" in word for word in words)
+        for words in commands().values()
+    )
 
 
 def read_events(text: str) -> dict[str, Vertex]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -21,13 +23,20 @@ def main() -> None:
 
 def files_holding(needle: bytes, folder: Path) -> Iterator[Path]:
     """The files below a folder that hold the bytes, as they are or compressed with gzip."""
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size == 0:
-            continue
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            plain = content.find(needle) >= 0
-            if plain or (content[:2] == b"\x1f\x8b" and holds(needle, gunzip(content))):
+    for path in (Path(top, name) for top, _, names in os.walk(folder) for name in names):
+        # Where a build goes on, files come and go.
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG(path.lstat().st_mode) and is_holder(needle, path):
                 yield path
+
+
+def is_holder(needle: bytes, path: Path) -> bool:
+    """Whether a file holds the bytes, as they are or compressed with gzip."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(needle) >= 0 or (content[:2] == b"\x1f\x8b" and holds(needle, gunzip(content)))
 
 
 def holds(needle: bytes, chunks: Iterator[bytes]) -> bool:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import processes_with
 from workbench import Workbench, wait_for
 
 RUNTIMES = {"native": (), "runc": ("--oci-runtime", "runc")}
@@ -209,19 +210,6 @@ def test_a_missing_bundle_of_authorities(shared_bench: Workbench) -> None:
 # --- how steps end ----------------------------------------------------------------------------------------------------
 
 
-def running(marker: str) -> list[str]:
-    """The process IDs of all that has the marker among its arguments."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if marker.encode() in arguments:
-            found.append(path.parent.name)
-    return found
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_kills_the_whole_tree(shared_bench: Workbench, runtime: tuple[str, ...], number: signal.Signals) -> None:
     marker = f"{1_000_000 + os.getpid()}.{time.monotonic_ns()}"
@@ -233,13 +221,13 @@ def test_ctrl_c_kills_the_whole_tree(shared_bench: Workbench, runtime: tuple[str
     """)
     process = shared_bench.start(*runtime)
     wait_for(process, " I am")
-    assert running(marker)
+    assert processes_with(marker)
     process.send_signal(number)
     rest = process.communicate()[1]
     assert process.returncode == 130, rest
     assert rest.splitlines()[-1] == "ERROR: canceled"
     assert "Traceback" not in rest
-    assert running(marker) == []
+    assert processes_with(marker) == []
     shared_bench.dockerfile("FROM busybox\nRUN echo works > /after\n")
     assert shared_bench.files("--no-cache", *runtime).text("/after") == "works\n"
 
@@ -258,14 +246,14 @@ def test_a_failing_sibling_ends_the_others(shared_bench: Workbench, runtime: tup
     text = shared_bench.fail("--no-cache", "--jobs=4", *runtime)
     assert "Dockerfile:4" in text
     assert "exit code: 7" in text
-    assert running(marker) == []
+    assert processes_with(marker) == []
 
 
 def test_background_processes_end_with_their_step(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
     marker = f"{3_000_000 + os.getpid()}.{time.monotonic_ns()}"
     shared_bench.dockerfile(f"FROM busybox\nRUN sleep {marker} & echo done > /done\n")
     assert shared_bench.files("--no-cache", *runtime).text("/done") == "done\n"
-    assert running(marker) == []
+    assert processes_with(marker) == []
 
 
 @pytest.mark.parametrize(

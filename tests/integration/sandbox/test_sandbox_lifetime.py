@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from box import Box
 from harness import control_groups
+from processes import descendants, processes_with
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox.launching import LauncherProcess
@@ -27,18 +28,6 @@ from stagewright.sandbox.oci import OciRuntime
 def marker() -> Iterator[str]:
     """A duration for `sleep` that no other process has, so that processes can be found by it."""
     yield f"{100000 + int.from_bytes(os.urandom(3), 'big')}.25"
-
-
-def processes_with(text: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = entry.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if text.encode() in arguments:
-            found.append(int(entry.parent.name))
-    return found
 
 
 def wait_until_gone(processes: list[int]) -> None:
@@ -235,14 +224,6 @@ def test_a_killed_builder_leaves_nothing(box: Box, tmp_path: Path, marker: str, 
     assert mounts() == before
     assert folders_of_runtimes(bundles) == []
     assert [groups_of_steps(name) for name in runtimes] == [[]] * len(extra)
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for entry in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in entry.read_text().split():
-            found += [int(child), *descendants(int(child))]
-    return found
 
 
 def test_closing_kills_what_runs(box: Box, marker: str, tmp_path: Path, bundles: Path) -> None:

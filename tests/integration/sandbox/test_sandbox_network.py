@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from box import Box, make_root
 from mapped_runtime import find_interpreter
+from processes import command_of, descendants
 
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.network_child import STEPS
@@ -59,19 +60,8 @@ def own(request: pytest.FixtureRequest, lower: Path, tmp_path: Path, only: Calla
 
 def helpers_running() -> list[str]:
     """The programs' processes among our descendants: other builds have theirs."""
-    found = []
-    waiting = [os.getpid()]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        waiting += [int(child) for text in children for child in text.split()]
-        if os.path.basename(words[0]) in (b"pasta", b"slirp4netns"):
-            found.append(str(pid))
-    return found
+    programs = {pid: os.path.basename(words[0]) for pid in descendants(os.getpid()) if (words := command_of(pid))}
+    return [str(pid) for pid, program in programs.items() if program in (b"pasta", b"slirp4netns")]
 
 
 def test_one_network_serves_all_steps_of_a_build(own: Box) -> None:

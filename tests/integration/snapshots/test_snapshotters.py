@@ -9,10 +9,11 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from processes import commands
 
 from stagewright.content.db import Database
 from stagewright.errors import StoreError, UsageError
@@ -246,7 +247,7 @@ with store.mount(draft):
     assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == b"mounted\n"
-    servers = [os.pidfd_open(int(pid)) for pid in os.listdir("/proc") if pid.isdigit() and _serves(pid, tmp_path)]
+    servers = [os.pidfd_open(pid) for pid, words in commands().items() if _serves(words, tmp_path)]
     assert len(servers) == (1 if name == "fuse-overlayfs" else 0)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -264,11 +265,8 @@ with store.mount(draft):
     process.stdout.close()
 
 
-def _serves(pid: str, folder: Path) -> bool:
-    with suppress(OSError):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        return command.partition(b"\0")[0].endswith(b"fuse-overlayfs") and os.fsencode(folder) in command
-    return False
+def _serves(words: list[bytes], folder: Path) -> bool:
+    return bool(words) and words[0].endswith(b"fuse-overlayfs") and any(os.fsencode(folder) in word for word in words)
 
 
 # --- copies alone ---------------------------------------------------------------------------------------------------

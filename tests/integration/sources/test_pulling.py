@@ -40,8 +40,8 @@ def left_behind(machine: Machine) -> list[str]:
 
 
 def drafted(machine: Machine) -> set[str]:
-    """The names of the files in drafts."""
-    return {path.name for path in Path(machine.snapshots._drafts).rglob("*") if path.is_file()}
+    """The names of the files in drafts, which come and go meanwhile."""
+    return {name for _, _, names in os.walk(machine.snapshots._drafts) for name in names}
 
 
 def until(condition: Callable[[], bool]) -> None:
