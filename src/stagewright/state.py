@@ -86,7 +86,9 @@ class State:
         return self.root / "git"
 
     def close(self) -> None:
-        if "snapshots" in self.__dict__:
-            self.snapshots.close()
-        if "db" in self.__dict__:
-            self.db.close()
+        try:
+            if "snapshots" in self.__dict__:
+                self.snapshots.close()
+        finally:
+            if "db" in self.__dict__:
+                self.db.close()

@@ -25,7 +25,8 @@ from stagewright.errors import LostSnapshotError, NotFoundError, StoreError, sys
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
 from stagewright.snapshots.rows import CHAIN, COLUMNS, SnapshotRow, SnapshotRows
-from stagewright.snapshots.tree import copy_metadata, remove_tree, tree_size
+from stagewright.snapshots.trash import Trash
+from stagewright.snapshots.tree import copy_metadata, tree_size
 
 if TYPE_CHECKING:
     from stagewright.snapshots.links import Links, SharedFiles
@@ -57,7 +58,7 @@ class SnapshotStore(SnapshotRows):
         super().__init__(db)
         self._root = os.path.abspath(root)
         self._drafts = os.path.join(self._root, "drafts")
-        self._trash = os.path.join(self._root, "trash")
+        self._trash = Trash(os.path.join(self._root, "trash"))
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
@@ -73,7 +74,7 @@ class SnapshotStore(SnapshotRows):
         self.fill: Callable[[int], None] = _nobody_fills
         with self._disk():
             make_private(self._root)
-            for path in (self._trash, *self._empty):
+            for path in (self._trash.path, *self._empty):
                 os.makedirs(path, mode=0o755, exist_ok=True)
             try:
                 os.mkdir(self._drafts, 0o755)
@@ -260,9 +261,11 @@ class SnapshotStore(SnapshotRows):
             yield lent
 
     def close(self) -> None:
-        """Give back what merged trees were kept for later."""
+        """Give back what merged trees were kept for later, and come back when all that was thrown away is gone."""
         if self._choice is not None:
             self._choice.snapshotter.close()
+        with self._disk():
+            self._trash.close()
 
     def graft(self, snapshot: int, onto: int | None) -> int:
         """The snapshot that holds the changes of `snapshot`'s own layer on another parent; the folder is shared.
@@ -364,9 +367,8 @@ class SnapshotStore(SnapshotRows):
                 known = {name for (name,) in self._db.query("SELECT dir FROM snapshots")}
                 for name in os.listdir(self._root):
                     if name.isdecimal() and name not in known:
-                        self._move_to_trash(os.path.join(self._root, name))
-            for name in os.listdir(self._trash):
-                remove_tree(os.path.join(self._trash, name))
+                        self._trash.add(os.path.join(self._root, name))
+            self._trash.empty()
 
     def clean_drafts(self) -> None:
         """Remove the drafts of dead processes, in which their steps' secrets may lie. Safe while builds run."""
@@ -411,7 +413,7 @@ class SnapshotStore(SnapshotRows):
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             # A process died after its rename and before its row was written; the id was given out again.
-            self._move_to_trash(target)
+            self._trash.add(target)
             os.rename(source, target)
 
     def _end(self, draft: Draft) -> None:
@@ -419,7 +421,10 @@ class SnapshotStore(SnapshotRows):
             self._mounted.discard(draft.path)
             self._settled.discard(draft.path)
             self._snapshotter().discarded(draft.fs)
-        self._remove_folder(draft.path)
+        # A step that comes next does not wait for it.
+        with self._disk():
+            self._trash.remove_soon(draft.path)
+        os.close(self._locks.pop(draft.path))
 
     def _new_folder(self) -> str:
         """A folder for this process's own use, which goes when it dies, if not before."""
@@ -433,9 +438,7 @@ class SnapshotStore(SnapshotRows):
 
     def _throw_away(self, path: str) -> None:
         with self._disk():
-            moved = self._move_to_trash(path)
-            if moved is not None:
-                remove_tree(moved)
+            self._trash.remove(path)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -443,14 +446,6 @@ class SnapshotStore(SnapshotRows):
             yield
         except OSError as error:
             raise StoreError(f"cannot use the snapshot directory {self._root}: {system_reason(error)}") from error
-
-    def _move_to_trash(self, path: str) -> str | None:
-        target = os.path.join(self._trash, os.urandom(8).hex())
-        try:
-            os.rename(path, target)
-        except FileNotFoundError:
-            return None  # Another process cleans, too.
-        return target
 
 
 def _nobody_fills(snapshot: int) -> None:

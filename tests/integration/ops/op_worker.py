@@ -69,6 +69,7 @@ class Bench:
             self.runtime.close()
         for context in self._contexts:
             context.close()
+        self.snapshots.close()
         self.db.close()
 
     def context(self) -> LocalContext:

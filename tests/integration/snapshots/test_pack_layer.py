@@ -54,6 +54,7 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
+    made.snapshots.close()
     made.db.close()
 
 
@@ -176,6 +177,7 @@ def test_a_layer_comes_back_as_it_was(tree: dict[bytes, tuple]) -> None:
         assert state(draft.fs) == state(str(source))
         assert pack(draft.fs, world.blobs, PLAIN) == blob
         world.snapshots.discard(draft)
+        world.snapshots.close()
         world.db.close()
     finally:
         shutil.rmtree(root)

@@ -32,7 +32,9 @@ Member = tuple[str, dict[str, object]] | tuple[str, dict[str, object], bytes]
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SnapshotStore]:
     db = Database(tmp_path / "metadata.db")
-    yield SnapshotStore(tmp_path / "snapshots", db)
+    made = SnapshotStore(tmp_path / "snapshots", db)
+    yield made
+    made.close()
     db.close()
 
 
@@ -414,6 +416,7 @@ def test_no_archive_writes_outside(below: list[tuple[str, bytes, str]], above: l
                 parent = store.commit(draft)
             except IntegrityError:
                 store.discard(draft)
+        store.close()
         assert traces(root, outside) == before
         db.close()
     finally:

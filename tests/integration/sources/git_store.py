@@ -79,6 +79,7 @@ class GitStore:
 
     def check(self) -> None:
         """Nothing was left behind."""
+        self.snapshots.close()
         self.db.close()
         assert os.listdir(self.root / "snapshots" / "drafts") == []
         assert os.listdir(self.root / "snapshots" / "trash") == []

@@ -85,6 +85,7 @@ class Store:
         for build in self.builds:
             build.close()
         self.client.close()
+        self.snapshots.close()
         self.db.close()
 
 

@@ -26,6 +26,7 @@ from stagewright.sources.image import chain_ids
 def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path)
     yield made
+    made.snapshots.close()
     made.db.close()
 
 

@@ -27,6 +27,7 @@ LARGE = {f"d/f{number}": os.urandom(1 << 20) for number in range(8)}
 def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path)
     yield made
+    made.snapshots.close()
     made.db.close()
 
 

@@ -90,7 +90,10 @@ class World:
         """A snapshot with one file."""
         draft = self.state.snapshots.prepare(parent)
         Path(draft.fs, "file").write_bytes(content)
-        return self.state.snapshots.commit(draft)
+        snapshot = self.state.snapshots.commit(draft)
+        # As at the end of a build: what is left of the draft has gone.
+        self.state.snapshots.close()
+        return snapshot
 
     def unpacked(self, target: Descriptor) -> list[int]:
         """Snapshots for all layers of an image, the bottom one first."""
