@@ -169,10 +169,11 @@ class Builder:
 
     def dry_run(self, recorder: Recorder) -> dict[str, Any]:
         """Which steps a build would run, and why, without running any. Raises StagewrightError."""
+        recorder.read(self.state.history, self._emitter.masks)
         plan = self._plan()
         if plan.vertex is not None:
             self._solver(recorder, dry=True).solve([plan.vertex])
-        return recorder.foretell(self.state.history, self._emitter.masks)
+        return recorder.foretell()
 
     def _solver(self, recorder: Recorder | None = None, *, dry: bool = False) -> Solver:
         self.state.snapshots.on_worse = self._warn_of_snapshotter
@@ -189,6 +190,7 @@ class Builder:
             ssh_socket=self._agents.socket,
             host_ca=self._host_ca(),
             leaks=self._leaks if self._secrets else None,
+            note_files=None if recorder is None else recorder.note_files,
         )
         jobs = self._options.jobs or self.config.jobs
         locks = self.state.locks
@@ -196,7 +198,7 @@ class Builder:
         run, resolve = runners(worker), self.remotes.resolve
         solver = Solver(run, keys, locks, self._emitter, self._cancel, jobs, resolve, dry=dry)
         if recorder is not None:
-            recorder.watch(lambda: solver.nodes, self.remotes.meaning, worker.listings)
+            recorder.watch(lambda: solver.nodes, self.remotes.meaning)
             solver.why_missed = recorder.why_missed
         return solver
 

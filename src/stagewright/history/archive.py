@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,13 @@ class Archive:
         build: Build,
         run: Run | None,
         graph: Callable[[], dict[str, Any]],
-        files: Callable[[], dict[str, bytes]],
+        files: Mapping[str, bytes],
     ) -> int:
-        """Keep a build; answers its number. `graph` and `files` (by digest) are asked for only if they are new."""
+        """Keep a build; answers its number. `graph` is asked for, and `files` (by digest) kept, only if it is new."""
         data = b"" if run is None else _packed({"steps": run.steps, "logs": run.logs})
         with self._locks.hold(_LOCK):
             if build.graph and not (self._graphs / build.graph).exists():
-                for digest, listing in files().items():
+                for digest, listing in files.items():
                     if not (self._files / digest).exists():
                         self._write(self._files / digest, listing)
                 self._write(self._graphs / build.graph, _packed(graph()))
@@ -233,6 +233,10 @@ class Archive:
                 if index < len(steps) and (key := steps[index].get("canonical")):
                     found.setdefault(key, size)
         return found
+
+    def has_files(self, digest: str) -> bool:
+        """Whether the files behind a content digest are known."""
+        return (self._files / digest).exists()
 
     def files(self, digest: str) -> bytes:
         """The files behind a content digest; b"" where they are not known."""

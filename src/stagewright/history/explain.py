@@ -13,13 +13,12 @@ from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.history import filelist
 from stagewright.history.archive import Archive, Build
 from stagewright.history.causes import Cause, Sides, cause_of, own_causes, text_changed, variable_cause
-from stagewright.history.filelist import FileChange
+from stagewright.history.filelist import Changes
 from stagewright.history.past import Past, Present, Reason
 from stagewright.history.steps import Step, copied_from
 from stagewright.patterns import pattern
 
 _NAMED_FILES = 3
-_KEPT_FILES = 200
 _LABEL = 60
 
 
@@ -334,7 +333,7 @@ class Explainer:
         if _is_context(new):
             return self._context_cause(past, new, changes)
         name = _input_name(sides.new, at[1], new)
-        what = filelist.sentence(changes, prefix="/", most=_NAMED_FILES) if changes else "its files are others"
+        what = _sentence(changes, "/") if changes is not None and changes.count else "its files are others"
         is_other_image = new.is_image and old.is_image and new.op != old.op and inputs[1] not in self.reasons
         if is_other_image and (cause := next(self._image_causes(pair), None)) is not None:
             return cause
@@ -343,43 +342,32 @@ class Explainer:
             return Cause("copied", sentence, f"{name}: {_short_files(changes, '/')}", _files(changes), inputs[1])
         return Cause("copied", sentence, f"files of {name} changed", _files(changes))
 
-    def _context_cause(self, past: Past, context: Step, changes: list[FileChange] | None) -> Cause:
+    def _context_cause(self, past: Past, context: Step, changes: Changes | None) -> Cause:
         named = str(context.op["identifier"]).removeprefix("local://")
         where = "" if named == "context" else f" in the named context {named.removeprefix('_')}"
         if changes is None:
             return cause_of("files", f"files of the build context{where} changed", "files of the context changed")
-        if not where and (hidden := self._newly_hidden(past, changes)):
-            path = hidden[0].path
-            more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
-            sentence = f"the ignore file hides {path}{more} now"
-            return Cause("ignored", sentence, sentence, _files(changes))
-        if not where and (shown := self._newly_shown(past, changes)):
-            path = shown[0].path
-            more = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
-            sentence = f"the ignore file does not hide {path}{more} any more"
-            return Cause("ignored", sentence, sentence, _files(changes))
-        sentence = filelist.sentence(changes, most=_NAMED_FILES) or "it reads the same files in another way"
+        if not where and changes.count and past.ignore != list(self._present.ignore):
+            path = changes.first[0].path
+            more = f" and {changes.count - 1} more" if changes.count > 1 else ""
+            if self._newly_hidden(changes):
+                sentence = f"the ignore file hides {path}{more} now"
+                return Cause("ignored", sentence, sentence, _files(changes))
+            if _newly_shown(past, changes):
+                sentence = f"the ignore file does not hide {path}{more} any more"
+                return Cause("ignored", sentence, sentence, _files(changes))
+        sentence = _sentence(changes) or "it reads the same files in another way"
         return Cause("files", sentence + where, _short_files(changes) + where, _files(changes))
 
-    def _newly_hidden(self, past: Past, changes: list[FileChange]) -> list[FileChange]:
-        if past.ignore == list(self._present.ignore):
-            return []
-        gone = [change for change in changes if change.kind == "removed" and self._present.exists(change.path)]
-        return gone if len(gone) == len(changes) else []
+    def _newly_hidden(self, changes: Changes) -> bool:
+        return changes.kinds == {"removed"} and all(self._present.exists(change.path) for change in changes)
 
-    def _newly_shown(self, past: Past, changes: list[FileChange]) -> list[FileChange]:
-        if past.ignore == list(self._present.ignore):
-            return []
-        matcher = Matcher(patterns_from(past.ignore))
-        come = [change for change in changes if change.kind == "added" and matcher.matches(change.path)]
-        return come if len(come) == len(changes) else []
-
-    def _changes(self, old: str | None, new: str | None) -> list[FileChange] | None:
+    def _changes(self, old: str | None, new: str | None) -> Changes | None:
         if old is None or new is None:
             return None
         before = filelist.unpack(self._archive.files(old))
         after = filelist.unpack(self._present.files(new))
-        return None if before is None or after is None else filelist.compare(before, after)
+        return None if before is None or after is None else Changes(before, after)
 
     def _is_inline(self, index: int) -> bool:
         step = self._present.steps[index]
@@ -455,18 +443,27 @@ def _input_name(step: Step, at: int, source: Step) -> str:
     return _cut(source.name) or "an inline document"
 
 
-def _short_files(changes: list[FileChange] | None, prefix: str = "") -> str:
-    if not changes:
+def _newly_shown(past: Past, changes: Changes) -> bool:
+    matcher = Matcher(patterns_from(past.ignore))
+    return changes.kinds == {"added"} and all(matcher.matches(change.path) for change in changes)
+
+
+def _sentence(changes: Changes, prefix: str = "") -> str:
+    return filelist.sentence(changes.first[:_NAMED_FILES], changes.count, prefix=prefix)
+
+
+def _short_files(changes: Changes | None, prefix: str = "") -> str:
+    if changes is None or not changes.count:
         return "files changed"
-    more = f" (+{len(changes) - 1} more)" if len(changes) > 1 else ""
-    return filelist.sentence(changes[:1], prefix=prefix) + more
+    more = f" (+{changes.count - 1} more)" if changes.count > 1 else ""
+    return filelist.sentence(changes.first[:1], 1, prefix=prefix) + more
 
 
-def _files(changes: list[FileChange] | None) -> dict[str, Any]:
+def _files(changes: Changes | None) -> dict[str, Any]:
     if changes is None:
         return {}
-    named = [{name: value for name in c.__slots__ if (value := getattr(c, name))} for c in changes[:_KEPT_FILES]]
-    return {"files": named, "count": len(changes)}
+    named = [{name: value for name in c.__slots__ if (value := getattr(c, name))} for c in changes.first]
+    return {"files": named, "count": changes.count}
 
 
 def _date(seconds: float) -> str:

@@ -78,7 +78,6 @@ class Recorder:
         self._lock = threading.Lock()
         self._nodes: Callable[[], Sequence[Solved]] = list
         self._meaning: Callable[[Vertex], object] = lambda vertex: None
-        self._listings: Mapping[str, list[tuple[str, str]]] = {}
         self._kept: dict[str, bytes] = {}
         self._dockerfile = b""
         self._ignore: Sequence[Pattern] = ()
@@ -107,11 +106,19 @@ class Recorder:
         self,
         nodes: Callable[[], Sequence[Solved]],
         meaning: Callable[[Vertex], object],
-        listings: Mapping[str, list[tuple[str, str]]],
     ) -> None:
-        """The vertices of the graph, what sources of it mean, and the files behind content digests."""
-        self._nodes, self._meaning, self._listings = nodes, meaning, listings
+        """The vertices of the graph, and what sources of it mean."""
+        self._nodes, self._meaning = nodes, meaning
         self._steps, self._explainer = [], None
+
+    def note_files(self, digest: str, listing: list[tuple[str, str]]) -> None:
+        """The files behind a content digest, as `filelist.pack` takes them."""
+        assert self._archive is not None
+        if digest not in self._kept and not self._archive.has_files(digest):
+            from stagewright.history.filelist import pack
+
+            # At once, since they take a fraction of the memory then.
+            self._kept[digest] = pack(listing, self._clean())
 
     @contextmanager
     def recording(self, archive: Archive, masks: Masks | None) -> Iterator[None]:
@@ -149,11 +156,14 @@ class Recorder:
         self._refresh(node)
         return explainer.explain(index)
 
-    def foretell(self, archive: Archive, masks: Masks | None) -> dict[str, Any]:
+    def read(self, archive: Archive, masks: Masks | None) -> None:
+        """Compare with the builds of an archive, without a record of this one."""
+        self._archive, self._masks = archive, masks
+
+    def foretell(self) -> dict[str, Any]:
         """Which steps would run and why, once a dry solver has found the keys that can be known."""
         from stagewright.history.view import explanation
 
-        self._archive, self._masks = archive, masks
         explainer = self._explained()
         told: dict[int, dict[str, Any]] = {}
         for index, node in enumerate(self._nodes()):
@@ -239,17 +249,8 @@ class Recorder:
         return sorted(builds, key=unlike)
 
     def _files(self, digest: str) -> bytes:
-        if digest in self._listings:
-            return self._packed(digest)
         assert self._archive is not None
-        return self._archive.files(digest)
-
-    def _packed(self, digest: str) -> bytes:
-        from stagewright.history.filelist import pack
-
-        if digest not in self._kept:
-            self._kept[digest] = pack(self._listings[digest], self._clean())
-        return self._kept[digest]
+        return self._kept.get(digest) or self._archive.files(digest)
 
     # --- the record -------------------------------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class Recorder:
         build = self._build(status, error, nodes)
         ran = {} if run is None else run.steps
         build.ran = sum(step["state"] == "ran" and _is_instruction(nodes[index].vertex) for index, step in ran.items())
-        archive.add(build, run, self._graph, self._new_files)
+        archive.add(build, run, self._graph, self._kept)
 
     def _build(self, status: str, error: str, nodes: Sequence[Solved]) -> Build:
         return Build(
@@ -330,9 +331,6 @@ class Recorder:
 
     def _digests(self) -> set[str]:
         return {digest for step in self.steps() for digest in step.contents.values() if digest.startswith("sha256:")}
-
-    def _new_files(self) -> dict[str, bytes]:
-        return {digest: self._packed(digest) for digest in self._listings}
 
     def _graph_key(self, nodes: Sequence[Solved]) -> str:
         key = hashlib.sha256(f"{FORMAT} {self._recipe()} {self._patterns()}".encode(errors="replace"))

@@ -40,8 +40,8 @@ class ExecRunner:
         known = self._worker.keys.content_digest(source.snapshot, name)
         if known is None:
             with self._worker.snapshots.view(source.snapshot) as root:
-                check, listings = self._worker.check_canceled, self._worker.listings
-                known = mount_digest(Tree(root), selectors, FileDigests(), check, listings)
+                check, note = self._worker.check_canceled, self._worker.note_files
+                known = mount_digest(Tree(root), selectors, FileDigests(), check, note)
             self._worker.keys.save_content_digest(source.snapshot, name, known)
         return known
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from stagewright.graph.ops import CopyAction, FileOp
 from stagewright.graph.vertex import Vertex, digest_of
 from stagewright.ops.result import Result
-from stagewright.ops.selection import Listing, content_digest
+from stagewright.ops.selection import Note, content_digest
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
 from stagewright.sources.digests import FileDigests
@@ -38,7 +38,7 @@ class FileRunner:
             taken = (source.context, *(action.selection() for action in actions))
             with self._reading[taken]:
                 digest = self._contents.get(taken) or self._context_digest(
-                    source.context, actions, self._worker.listings
+                    source.context, actions, self._worker.note_files
                 )
                 self._contents[taken] = digest
             self._digests[vertex.digest, index] = digest
@@ -49,14 +49,14 @@ class FileRunner:
         known = self._worker.keys.content_digest(source.snapshot, selector)
         if known is None:
             with source_tree(self._worker, source) as tree:
-                check, listings = self._worker.check_canceled, self._worker.listings
-                known = content_digest(tree, actions, FileDigests(), check, listings)
+                check, note = self._worker.check_canceled, self._worker.note_files
+                known = content_digest(tree, actions, FileDigests(), check, note)
             self._worker.keys.save_content_digest(source.snapshot, selector, known)
         return known
 
-    def _context_digest(self, name: str, actions: list[CopyAction], listings: dict[str, Listing] | None = None) -> str:
+    def _context_digest(self, name: str, actions: list[CopyAction], note: Note | None = None) -> str:
         context = self._worker.context(name)
-        return content_digest(context.tree, actions, context.digests, self._worker.check_canceled, listings)
+        return content_digest(context.tree, actions, context.digests, self._worker.check_canceled, note)
 
     def run(self, vertex: Vertex, inputs: tuple[Result, ...], reporter: Reporter) -> Result:
         from stagewright.ops.actions import Actions

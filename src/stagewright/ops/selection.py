@@ -21,6 +21,8 @@ _LARGE = 1 << 20
 
 # Some files at a time: their paths in the tree, with NUL between them, and what `describe` says of them, joined.
 Listing = list[tuple[str, str]]
+# Is told the files behind a digest.
+Note = Callable[[str, Listing], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,13 @@ def content_digest(
     actions: Iterable[CopyAction],
     digests: FileDigests,
     check: Callable[[], None],
-    listings: dict[str, Listing] | None,
+    note: Note | None,
 ) -> str:
     """The digest of all that the actions would copy from the tree: names, modes, owners, contents; not times.
 
-    `check` is called now and then, and may raise. The files are put into `listings` under the digest.
+    `check` is called now and then, and may raise. `note` is told the files.
     """
-    content = _Content(listings)
+    content = _Content(note)
     with tree.at_hand() as files:
         for action in actions:
             for selected in select(files, action):
@@ -100,13 +102,13 @@ def mount_digest(
     selectors: Iterable[str],
     digests: FileDigests,
     check: Callable[[], None],
-    listings: dict[str, Listing],
+    note: Note | None,
 ) -> str:
     """The digest of all that can be seen where these paths of the tree (files or folders) are mounted; not times.
 
-    Raises NotFoundError for a path that does not exist. The files are put into `listings` under the digest.
+    Raises NotFoundError for a path that does not exist. `note` is told the files.
     """
-    content = _Content(listings)
+    content = _Content(note)
     with tree.at_hand() as files:
         for selector in selectors:
             entry = files.named(selector)
@@ -120,9 +122,9 @@ def mount_digest(
 class _Content:
     """A digest in the making, and the files that went into it."""
 
-    def __init__(self, listings: dict[str, Listing] | None) -> None:
+    def __init__(self, note: Note | None) -> None:
         self._hash = hashlib.sha256()
-        self._listings = listings
+        self._note = note
         self._listing: Listing = []
 
     def mark(self, mark: bytes) -> None:
@@ -131,13 +133,13 @@ class _Content:
     def add(self, paths: list[str], records: list[str]) -> None:
         text = "".join(records)
         self._hash.update(text.encode(errors="surrogateescape"))
-        if self._listings is not None and paths:
+        if self._note is not None and paths:
             self._listing.append(("\0".join(paths), text))
 
     def done(self) -> str:
         digest = "sha256:" + self._hash.hexdigest()
-        if self._listings is not None:
-            self._listings[digest] = self._listing
+        if self._note is not None:
+            self._note(digest, self._listing)
         return digest
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stagewright.errors import CanceledError
-from stagewright.records import dataclass, field
+from stagewright.records import dataclass
 
 if TYPE_CHECKING:
     from stagewright.cache.keys import KeyStore
@@ -26,8 +26,8 @@ class Worker:
 
     `context` answers a local context by its name, `ssh_socket` the path of an agent's socket by its ID, None where the
     build was not given one. `secrets` are the bytes of the secrets by their IDs; `leaks` searches what steps with them
-    leave, and is None where the build was given none. `listings` get the files behind each content digest that is made:
-    their paths, and the records of which the digest is one.
+    leave, and is None where the build was given none. `note_files` is told the files behind each content digest that is
+    made: their paths, and the records of which the digest is one.
     """
 
     snapshots: SnapshotStore
@@ -42,7 +42,7 @@ class Worker:
     ssh_socket: Callable[[str], str | None]
     host_ca: str | None = None
     leaks: LeakGuard | None = None
-    listings: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    note_files: Callable[[str, list[tuple[str, str]]], None] | None = None
 
     def check_canceled(self) -> None:
         if self.cancel.is_set():

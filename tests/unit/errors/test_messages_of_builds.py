@@ -211,7 +211,7 @@ def test_files_that_are_not_there(tree: Tree, source: str, missing: str, hint: s
 
 def test_a_mount_of_what_is_not_there(tree: Tree) -> None:
     with pytest.raises(NotFoundError) as caught:
-        mount_digest(tree, ["srcs/"], None, lambda: None, {})  # type: ignore[arg-type]
+        mount_digest(tree, ["srcs/"], None, lambda: None, None)  # type: ignore[arg-type]
     assert (caught.value.message, caught.value.hint) == ('"/srcs": not found', "did you mean src?")
 
 

@@ -29,7 +29,7 @@ def graph_of(*digests: str) -> dict[str, Any]:
 
 def add(archive: Archive, item: Build, run: Run | None = None, *digests: str) -> int:
     """Keep a build with lists of files."""
-    return archive.add(item, run, lambda: graph_of(*digests), lambda: dict.fromkeys(digests, b"listing"))
+    return archive.add(item, run, lambda: graph_of(*digests), dict.fromkeys(digests, b"listing"))
 
 
 def test_what_is_kept_comes_back(archive: Archive) -> None:
@@ -58,7 +58,7 @@ def test_a_graph_that_is_there_is_not_made_again(archive: Archive) -> None:
     def fail() -> Any:
         raise AssertionError
 
-    archive.add(build(), None, fail, fail)
+    archive.add(build(), None, fail, {})
 
 
 def test_only_so_many_builds_are_kept(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class World:
         inputs = {"context": "/c", "args": {}}
         self.build = Build(0, "s", "r", 1000.0, 1.0, "completed", "", inputs, {}, "g", 3, 3, version)
         graph = {"steps": [step.to_json() for step in steps_of(old)], "dockerfile": old, "ignore": [], "files": []}
-        self.archive.add(self.build, run, lambda: graph, dict)
+        self.archive.add(self.build, run, lambda: graph, {})
 
     def explainer(self, new: str = DOCKERFILE, sources: Sequence[str] = (), keys: str = "") -> Explainer:
         steps = steps_of(new, keys)
