@@ -12,7 +12,9 @@ import re
 from stagewright import privilege
 from stagewright.sandbox import kernel, process, wire
 from stagewright.sandbox.child import MAX_USER_FILE, USER_FILES, Child
-from stagewright.sandbox.mounts import FileSystem, protect_devices
+from stagewright.sandbox.kernel_mounts import protect_devices
+from stagewright.sandbox.mounts import FileSystem
+from stagewright.sandbox.stage import Stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ class BundleChild(Child):
     def run(self) -> NoReturn:
         """See `Child.run`."""
         oci = self._request["oci"]
-        os.setsid()
         kernel.unshare(kernel.CLONE_NEWNS)
         self.doing = "mount /proc"
         # The runtime looks for its children there by their numbers in our PID namespace.
@@ -52,7 +53,8 @@ class BundleChild(Child):
         """Mount the sources of all mounts and complete the configuration."""
         request = self._request
         self.doing = "mount the root file system"
-        files = FileSystem(request["root"], request["descriptors"], insecure=request["insecure"], stage_at=bundle)
+        nodev = 0 if self._insecure else kernel.MOUNT_ATTR_NODEV
+        files = FileSystem(request["root"], request["descriptors"], Stage(bundle), nodev=nodev)
         try:
             for target in ("/proc", "/sys", "/dev"):
                 self.doing = f"make {target}"
@@ -74,7 +76,7 @@ class BundleChild(Child):
         kept = self._kept_capabilities()
         names = [name for number, name in enumerate(process.CAPABILITY_NAMES) if kept >> number & 1]
         settings["capabilities"] = {"bounding": names, "effective": names, "permitted": names}
-        if request["insecure"]:
+        if self._insecure:
             settings["capabilities"].update(inheritable=names, ambient=names)
         return config
 

@@ -7,7 +7,9 @@ import os
 
 from stagewright import privilege
 from stagewright.sandbox import kernel, netlink, process, users, wire
+from stagewright.sandbox.kernel_mounts import KernelMounts
 from stagewright.sandbox.mounts import FileSystem, ForbiddenTargetError
+from stagewright.sandbox.stage import Stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,16 +22,29 @@ _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | k
 
 
 class Child:
-    """What the children of both runtimes share. `request` is what `request.build_request` makes.
+    """What the children of both runtimes share.
 
+    It gets ready before it is known which step it will be, and is given that one's request, as `request.build_request`
+    makes it, afterwards. `devices_ruled` says whether its control group keeps it off the machine's devices.
     `doing` says at any time what is being attempted, for the message if it fails.
     """
 
-    def __init__(self, request: dict[str, Any], status: socket, privileges: process.Privileges) -> None:
+    def __init__(self, privileges: process.Privileges, *, insecure: bool, devices_ruled: bool) -> None:
         self.doing = "unshare the namespaces"
+        self._privileges = privileges
+        self._insecure = insecure
+        self._nodev = 0 if insecure or devices_ruled else kernel.MOUNT_ATTR_NODEV
+        self._request: dict[str, Any] = {}
+        self._status: socket
+
+    def get_ready(self) -> None:
+        """Do what needs no request. Raises OSError."""
+        os.setsid()
+
+    def take(self, request: dict[str, Any], status: socket) -> None:
+        """Become the step of the request, which reports to `status`."""
         self._request = request
         self._status = status
-        self._privileges = privileges
 
     def run(self) -> NoReturn:
         """Run the step. Raises CannotRunError for a program that cannot be run, and anything else for our failure."""
@@ -51,7 +66,7 @@ class Child:
 
     def _kept_capabilities(self) -> int:
         held = self._privileges.capabilities
-        return held if self._request["insecure"] else held & process.DEFAULT_CAPABILITIES
+        return held if self._insecure else held & process.DEFAULT_CAPABILITIES
 
     def _attach_mounts(self, files: FileSystem) -> list[tuple[str, str]]:
         """Mount what the step asks for; gives (path, name on the stage) of what is for an OCI runtime to mount."""
@@ -66,7 +81,7 @@ class Child:
                     raise
             else:
                 if path is not None:
-                    left.append((path, files.put_on_stage(mount)))
+                    left.append((path, files.stage.put(mount)))
             os.close(mount)
         return left
 
@@ -84,12 +99,20 @@ class Child:
 class NativeChild(Child):
     """Becomes the step's program itself."""
 
+    def get_ready(self) -> None:
+        """See `Child.get_ready`."""
+        super().get_ready()
+        kernel.unshare(_NAMESPACES)
+        self.doing = "mount /proc and /dev"
+        self._stage = Stage()
+        self._kernel_mounts = KernelMounts(self._stage, insecure=self._insecure, nodev=self._nodev)
+        self.doing = "unshare the network"
+
     def run(self) -> NoReturn:
         """See `Child.run`."""
         request = self._request
-        os.setsid()
-        kernel.unshare(_NAMESPACES | (kernel.CLONE_NEWNET if request["private_network"] else 0))
         if request["private_network"]:
+            kernel.unshare(kernel.CLONE_NEWNET)
             self.doing = "bring up the loopback device"
             netlink.set_loopback_up()
         self.doing = "set the hostname"
@@ -104,7 +127,7 @@ class NativeChild(Child):
         self.doing = f"change to the working directory {request['cwd']}"
         process.enter_directory(request["cwd"])
         self.doing = f"run as the user {uid}:{gid}"
-        program = None if request["insecure"] else self._privileges.program
+        program = None if self._insecure else self._privileges.program
         process.become(uid, gid, list(groups), self._kept_capabilities(), self._privileges.bounding, program)
         self.doing = "run the program"
         kernel.default_signals()
@@ -114,12 +137,10 @@ class NativeChild(Child):
         """Mount everything, enter it and come back with who runs the step."""
         request = self._request
         self.doing = "mount the root file system"
-        files = FileSystem(
-            request["root"], request["descriptors"], insecure=request["insecure"], nodev=not request["devices_ruled"]
-        )
+        files = FileSystem(request["root"], request["descriptors"], self._stage, nodev=self._nodev)
         try:
             self.doing = "mount /proc, /sys and /dev"
-            files.mount_kernel_filesystems(request["shm_size"])
+            files.mount_kernel_filesystems(self._kernel_mounts, request["shm_size"])
             self._attach_mounts(files)
             user = self._find_user(files)
             self.doing = f"make the working directory {request['cwd']}"

@@ -72,7 +72,7 @@ class _Supervisor:
         if self._pid:
             os.waitpid(self._pid, 0)
 
-    def start(self, status: int, stdout: int, stderr: int, network: int | None) -> None:
+    def start(self, kind: bytes, status: int, stdout: int, stderr: int, network: int | None) -> None:
         """See `LauncherProcess.start`."""
         packages = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         code = f"import sys; sys.path.append({packages!r}); from stagewright.sandbox import supervisor"

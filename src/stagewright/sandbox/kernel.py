@@ -128,7 +128,7 @@ def open_whole_tree_at(path: str) -> int:
 
 
 def move_mount(mount_fd: int, target_fd: int) -> None:
-    """Attach the detached mount `mount_fd` upon what `target_fd` refers to."""
+    """Attach the mount `mount_fd`, detached or moved from where it is, upon what `target_fd` refers to."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     _call("move_mount", _MOVE_MOUNT, c_int(mount_fd), c_char_p(b""), c_int(target_fd), c_char_p(b""), c_uint(flags))
 

@@ -2,6 +2,9 @@
 
 It is the first process of a PID namespace of its own, in a mount namespace of its own: whatever ends it, the kernel
 ends all steps with it and no mount is left. `native` is the side that calls, `wire` says what goes to and fro.
+
+From the first step on there is always a process ready for the next one, forked and contained while others run: a step
+that comes waits for none of that.
 """
 
 from __future__ import annotations
@@ -9,14 +12,14 @@ from __future__ import annotations
 import gc
 import os
 import select
-from _socket import socket
+from _socket import socket, socketpair
 
 from stagewright.sandbox import coredumps, devices_bpf, groups, kernel, leftovers, process, wire
 from stagewright.sandbox.child import Child, NativeChild
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from stagewright.sandbox.groups import BuildGroup
 
@@ -53,6 +56,15 @@ def _enter_pid_namespace(bundles: tuple[str, str] | None, build_groups: list[Bui
     kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
 
 
+class _Newborn:
+    """A forked process that waits on a socket for what to be; `number` is that of its control groups."""
+
+    def __init__(self, pid: int, number: int, sock: socket) -> None:
+        self.pid = pid
+        self.number = number
+        self.socket = sock
+
+
 class _Launcher:
     def __init__(
         self, control: socket, program: bytes, with_bundles: bool, build_groups: list[BuildGroup]
@@ -61,10 +73,10 @@ class _Launcher:
         self._groups = build_groups
         self._steps = 0
         self._device_rules = devices_bpf.load_for(build_groups)
-        self._steps_are_ruled = False
+        self._common_is_ruled = False
         for group in build_groups:
             if group.is_common:
-                self._steps_are_ruled = self._rule(group.add_common())
+                self._common_is_ruled = self._rule(group.add_common())
         self._privileges = process.Privileges(kernel.SeccompProgram(program))
         self._child_type: type[Child] = NativeChild
         if with_bundles:
@@ -72,8 +84,8 @@ class _Launcher:
 
             self._child_type = BundleChild
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
-        self._null = os.open("/dev/null", os.O_RDONLY)
         self._children: dict[int, tuple[int, socket, int]] = {}
+        self._spare: _Newborn | None = None
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         os.umask(0)
@@ -89,34 +101,74 @@ class _Launcher:
                 if fd in self._children:
                     self._reap(fd)
                     continue
-                data, descriptors = wire.receive(self._control, 1, 4)
-                if not data:
+                kind, descriptors = wire.receive(self._control, 1, 4)
+                if not kind:
                     os._exit(0)
-                self._start(*descriptors)
+                self._start(kind, descriptors)
+                if self._spare is None:
+                    self._spare = self._bear_ahead()
 
-    def _start(self, status_fd: int, stdout: int, stderr: int, network: int | None = None) -> None:
-        status = socket(fileno=status_fd)
+    def _start(self, kind: bytes, descriptors: list[int]) -> None:
+        status = socket(fileno=descriptors[0])
+        try:
+            spare = None
+            if kind == wire.STEP:
+                spare, self._spare = self._spare, None
+            born = self._hand_over(spare, descriptors) or self._hand_over(self._bear(kind), descriptors)
+            if born is None:
+                raise ChildProcessError(0, "it has died")
+            pidfd = os.pidfd_open(born.pid)
+            self._children[pidfd] = (born.pid, status, born.number)
+            self._poll.register(pidfd, select.POLLIN)
+            self._tell(status, (wire.STARTED,), [pidfd])
+        except OSError as error:
+            self._tell(status, (wire.FAILED, f"cannot start a process: {error.strerror}"))
+            status.close()
+        finally:
+            for fd in descriptors[1:]:
+                os.close(fd)
+
+    def _bear_ahead(self) -> _Newborn | None:
+        try:
+            return self._bear(wire.STEP)
+        except OSError:
+            # The step that needs it will say why.
+            return None
+
+    def _bear(self, kind: bytes) -> _Newborn:
+        """Fork a process that waits for what to be. Raises OSError."""
         self._steps += 1
         number = self._steps
+        ours, theirs = socketpair()
         try:
             places = [(group, group.add_step(number)) for group in self._groups if not group.is_common]
             kernel.unshare(kernel.CLONE_NEWPID)
             pid = os.fork()
             if not pid:
-                self._run(number, status, stdout, stderr, network, places)
+                ours.close()
+                self._live(kind, number, theirs, places)
             kernel.setns(self._pid_namespace, kernel.CLONE_NEWPID)
-            pidfd = os.pidfd_open(pid)
-            self._children[pidfd] = (pid, status, number)
-            self._poll.register(pidfd, select.POLLIN)
-            self._tell(status, (wire.STARTED,), [pidfd])
-        except OSError as error:
-            self._tell(status, (wire.FAILED, f"cannot start a process: {error.strerror}"))
+        except OSError:
             self._remove_groups(number)
-            status.close()
+            ours.close()
+            raise
         finally:
-            for fd in (stdout, stderr, network):
-                if fd is not None:
-                    os.close(fd)
+            theirs.close()
+        return _Newborn(pid, number, ours)
+
+    def _hand_over(self, born: _Newborn | None, descriptors: list[int]) -> _Newborn | None:
+        """Have a process be what the descriptors are of; None where there is none, or it is dead."""
+        if born is None:
+            return None
+        try:
+            wire.send_descriptors(born.socket, descriptors)
+        except OSError:
+            os.waitpid(born.pid, 0)
+            self._remove_groups(born.number)
+            return None
+        finally:
+            born.socket.close()
+        return born
 
     def _reap(self, pidfd: int) -> None:
         pid, status, number = self._children.pop(pidfd)
@@ -139,30 +191,39 @@ class _Launcher:
             # Nobody waits for this step any more.
             return
 
-    def _run(
-        self,
-        number: int,
-        status: socket,
-        stdout: int,
-        stderr: int,
-        network: int | None,
-        places: list[tuple[BuildGroup, str]],
-    ) -> NoReturn:
+    def _live(self, kind: bytes, number: int, waiting: socket, places: list[tuple[BuildGroup, str]]) -> NoReturn:
+        """What a forked process does: get ready, wait for what to be, and be that."""
         child: Child | None = None
+        failure: Exception | None = None
         try:
+            self._let_go()
+            if kind == wire.STEP:
+                child = self._contained(places)
+                child.get_ready()
+        except Exception as error:
+            failure = error
+        data, descriptors = wire.receive(waiting, 1, 4)
+        if not data:
+            os._exit(1)
+        waiting.close()
+        status = socket(fileno=descriptors[0])
+        try:
+            if failure is not None:
+                raise failure
             request = wire.receive_request(status)
-            if "command" in request:
-                from stagewright.sandbox.network_child import NetworkChild
-
+            if child is None:
                 self._leave_common(number)
-                NetworkChild(request, status, self._privileges.bounding).run()
-            self._contain(number, request, places)
-            child = self._child_type(request, status, self._privileges)
-            if network is not None:
-                child.join_network(network)
-            os.dup2(self._null, 0)
-            os.dup2(stdout, 1)
-            os.dup2(stderr, 2)
+                if "command" in request:
+                    from stagewright.sandbox.network_child import NetworkChild
+
+                    NetworkChild(request, status, self._privileges.bounding).run()
+                child = self._insecure(places)
+                child.get_ready()
+            child.take(request, status)
+            if len(descriptors) > 3:
+                child.join_network(descriptors[3])
+            os.dup2(descriptors[1], 1)
+            os.dup2(descriptors[2], 2)
             child.run()
         except process.CannotRunError as error:
             os.write(2, "".join(f"{line}\n" for line in error.args if line).encode(errors="surrogateescape"))
@@ -173,17 +234,27 @@ class _Launcher:
             self._tell(status, (wire.FAILED, child.explain(error) if child is not None else str(error)))
         os._exit(1)
 
-    def _contain(self, number: int, request: dict[str, Any], places: list[tuple[BuildGroup, str]]) -> None:
-        """Move to the step's groups, and tell the child whether one of them keeps it off the machine's devices."""
-        ruled = self._steps_are_ruled
+    def _let_go(self) -> None:
+        """Close what the launcher has open for others."""
+        self._control.close()
+        for pidfd, (_, status, _) in self._children.items():
+            os.close(pidfd)
+            status.close()
+
+    def _contained(self, places: list[tuple[BuildGroup, str]]) -> Child:
+        """Move to the groups of a step that is contained."""
+        ruled = self._common_is_ruled
         for group, place in places:
             group.join(place)
-            if group.is_v2 and not request["insecure"]:
+            if group.is_v2:
                 ruled = self._rule(place)
-        if request["insecure"]:
-            self._leave_common(number)
-            ruled = False
-        request["devices_ruled"] = ruled
+        return self._child_type(self._privileges, insecure=False, devices_ruled=ruled)
+
+    def _insecure(self, places: list[tuple[BuildGroup, str]]) -> Child:
+        """Move to the groups of an insecure step, for which there are no rules on devices."""
+        for group, place in places:
+            group.join(place)
+        return self._child_type(self._privileges, insecure=True, devices_ruled=False)
 
     def _leave_common(self, number: int) -> None:
         """Move what the rules on devices are not for to a group of its own."""

@@ -59,9 +59,12 @@ class LauncherProcess:
             raise SandboxError(answer[1])
         self.controllers = frozenset(answer[1])
 
-    def start(self, status: int, stdout: int, stderr: int, network: int | None = None) -> None:
-        """Have a process started that reads its request from `status`, in the network namespace `network`."""
-        socket.send_fds(self._control, [b"\1"], [fd for fd in (status, stdout, stderr, network) if fd is not None])
+    def start(self, kind: bytes, status: int, stdout: int, stderr: int, network: int | None = None) -> None:
+        """Have a process read its request from `status`, in the network namespace `network`.
+
+        `kind` is `wire.STEP` or `wire.OTHER`.
+        """
+        socket.send_fds(self._control, [kind], [fd for fd in (status, stdout, stderr, network) if fd is not None])
 
     def close(self) -> None:
         """End the launcher, and with it every step; come back when all are gone."""

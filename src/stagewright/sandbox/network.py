@@ -163,7 +163,7 @@ def _start_child(launcher: LauncherProcess, request: dict[str, Any]) -> int:
     status, theirs = socket.socketpair()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        launcher.start(theirs.fileno(), null, null)
+        launcher.start(wire.OTHER, theirs.fileno(), null, null)
         theirs.close()
         status.settimeout(_START_TIMEOUT_S)
         status.sendall(wire.pack(request))

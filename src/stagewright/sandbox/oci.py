@@ -13,7 +13,7 @@ from typing import Any
 from stagewright import privilege
 from stagewright.errors import SandboxError
 from stagewright.options import StepLimits
-from stagewright.sandbox import cgroups, mounts, seccomp
+from stagewright.sandbox import cgroups, kernel_mounts, seccomp
 from stagewright.sandbox.launching import LauncherSlot
 from stagewright.sandbox.network import BuildNetwork
 from stagewright.sandbox.request import build_request
@@ -111,10 +111,10 @@ def bundle_config(
     else:
         linux["seccomp"] = seccomp.oci_profile(os.uname().machine)
         linux["maskedPaths"] = [
-            *(f"/proc/{path}" for path in mounts.MASKED_IN_PROC),
-            *(f"/sys/{path}" for path in mounts.masked_in_sys()),
+            *(f"/proc/{path}" for path in kernel_mounts.MASKED_IN_PROC),
+            *(f"/sys/{path}" for path in kernel_mounts.masked_in_sys()),
         ]
-        linux["readonlyPaths"] = [f"/proc/{path}" for path in mounts.READONLY_IN_PROC]
+        linux["readonlyPaths"] = [f"/proc/{path}" for path in kernel_mounts.READONLY_IN_PROC]
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -133,7 +133,7 @@ def bundle_config(
 def _kernel_mounts(shm_size: int, insecure: bool, *, own_network: bool) -> list[dict[str, Any]]:
     nodev = [] if insecure else ["nodev"]
     sys_options = [*_LOCKED] if insecure else [*_LOCKED, "ro"]
-    tty_group = [] if privilege.has_one_id() else [f"gid={mounts.TTY_GROUP}"]
+    tty_group = [] if privilege.has_one_id() else [f"gid={kernel_mounts.TTY_GROUP}"]
     found = [
         _mount("/proc", "proc", _LOCKED),
         _sys_mount(sys_options, own_network),
@@ -142,7 +142,7 @@ def _kernel_mounts(shm_size: int, insecure: bool, *, own_network: bool) -> list[
         _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", *nodev, "mode=1777", f"size={shm_size}"], "shm"),
         _mount("/dev/mqueue", "mqueue", _LOCKED),
     ]
-    if mounts.is_cgroup2(_CGROUP_MOUNTS):
+    if kernel_mounts.is_cgroup2(_CGROUP_MOUNTS):
         found.append(_mount(_CGROUP_MOUNTS, "cgroup", sys_options))
     return found
 

@@ -21,7 +21,7 @@ _CANCEL_CHECK_S = 0.05
 class Starter(Protocol):
     """What starts the process of a step: the launcher, or a helper of its own."""
 
-    def start(self, status: int, stdout: int, stderr: int, network: int | None) -> None:
+    def start(self, kind: bytes, status: int, stdout: int, stderr: int, network: int | None) -> None:
         """See `LauncherProcess.start`."""
         ...
 
@@ -50,7 +50,8 @@ class StepRun:
         pipes = {1: os.pipe(), 2: os.pipe()}
         try:
             try:
-                launcher.start(theirs.fileno(), pipes[1][1], pipes[2][1], network)
+                kind = wire.OTHER if self._request["insecure"] else wire.STEP
+                launcher.start(kind, theirs.fileno(), pipes[1][1], pipes[2][1], network)
             except OSError as error:
                 raise SandboxError(f"the launcher of steps has gone: {error.strerror}") from None
             finally:

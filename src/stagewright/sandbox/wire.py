@@ -19,6 +19,12 @@ _PREFIX = 4
 # The kernel's SCM_MAX_FD.
 _MAX_DESCRIPTORS = 253
 
+# What goes down the launcher's socket, with (status, stdout, stderr) and perhaps a network namespace.
+STEP = b"\1"
+"""A step that is contained, as nearly all are, for which a process is ready."""
+OTHER = b"\2"
+"""An insecure step, or the program that makes the network."""
+
 # What comes up. READY and FAILED are on the launcher's socket too.
 READY = "ready"
 """(READY, controllers): the launcher can take steps, and has the limits of these controllers in force for them."""
@@ -46,6 +52,12 @@ def send(sock: socket, message: Any, descriptors: Sequence[int] = ()) -> None:
     """Send a short message, with descriptors."""
     rights = b"".join(fd.to_bytes(4, "little") for fd in descriptors)
     sock.sendmsg([pack(message)], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
+
+
+def send_descriptors(sock: socket, descriptors: Sequence[int]) -> None:
+    """Send descriptors beside one byte that means nothing."""
+    rights = b"".join(fd.to_bytes(4, "little") for fd in descriptors)
+    sock.sendmsg([b"\0"], [(SOL_SOCKET, SCM_RIGHTS, rights)])
 
 
 def receive(sock: socket, room: int, descriptors: int) -> tuple[bytes, list[int]]:

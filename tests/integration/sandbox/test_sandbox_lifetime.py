@@ -104,6 +104,19 @@ def is_ours(pid: str, box: Box) -> bool:
     return int(pid) == box.runtime._launcher.get()._pid  # type: ignore[attr-defined]
 
 
+def test_a_step_does_without_the_process_that_was_ready_for_it(lower: Path, tmp_path: Path) -> None:
+    runtime = NativeRuntime()
+    own = Box(runtime, lower, tmp_path)
+    own.sh("true", network="none")
+    inner, ready = descendants(runtime._launcher.get()._pid)
+    process = os.pidfd_open(ready)
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    wait_until_gone([process])
+    assert own.sh("echo up", network="none").out == "up\n"
+    assert len(descendants(inner)) == 1
+    runtime.close()
+
+
 def test_a_launcher_that_is_killed(box: Box, marker: str, tmp_path: Path) -> None:
     runtime = NativeRuntime()
     other = Box(runtime, box.lower, tmp_path)

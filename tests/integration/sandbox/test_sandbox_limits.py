@@ -103,7 +103,8 @@ def test_the_groups_end_with_the_runtime(lower: Path, tmp_path: Path) -> None:
         assert Box(runtime, lower, tmp_path).run("true", network="host").code == 0
         builds = control_groups(f"{parent}/stagewright-*")
         assert builds
-        assert [step for build in builds for step in build.glob("step*")] == []
+        # A process is ready for the next step, in that one's group.
+        assert {step.name for build in builds for step in build.glob("step*")} <= {"step2"}
         runtime.close()
         assert control_groups(f"{parent}/stagewright-*") == []
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagewright.sandbox.mounts import masked_in_sys
+from stagewright.sandbox.kernel_mounts import masked_in_sys
 
 
 def test_every_cpus_heat_is_masked(tmp_path: Path) -> None:
