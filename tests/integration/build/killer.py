@@ -129,6 +129,8 @@ def main(folder: str, config: str, kills: int, seed: int, per_store: int) -> dic
     # Starting a collection after each build would take longer than the build.
     quiet.config.write_text(f"{Path(config).read_text()}\n[gc]\ngc = false\n")
     quiet.out.mkdir()
+    # What a first build works out for good (patterns, constructors) each forked process would else do anew.
+    quiet.build(top / "warm")
     began = time.monotonic()
     clean = finish(quiet, top / "clean")
     first_s = time.monotonic() - began
