@@ -31,6 +31,8 @@ from stagewright.solver.nodes import Node, Solved, blamed, build_nodes, located
 from stagewright.solver.pool import Lane, Pool
 
 _ADMISSION_INTERVAL_S = 0.025
+# A signal that comes just before a wait begins does not end it: its handler runs when the wait does.
+_WAIT_AT_MOST_S = 0.5
 
 
 class Solver:
@@ -136,7 +138,7 @@ class Solver:
                 self._ready.append(node)
 
     def _take_posted(self) -> None:
-        wait_s = None
+        wait_s = _WAIT_AT_MOST_S
         if self._pool.crowded:
             now = time.monotonic()
             if now >= self._admit_at:

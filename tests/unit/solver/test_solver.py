@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,6 +266,26 @@ def test_a_build_that_is_canceled_ends_with_all_that_runs(store: Store) -> None:
         build.solve(*[run(name) for name in "abcdef"])
     assert build.ran == ["a"]
     assert build.last("a").error.endswith("canceled")
+
+
+def test_a_signal_that_comes_just_before_a_wait_is_answered(store: Store) -> None:
+    """Python has noted it by then, and nothing ends a wait that begins afterwards."""
+    build = Build(store)
+
+    def wait(inputs: object, reporter: object) -> None:
+        time.sleep(0.1)
+        # Notes a signal and ends no wait.
+        _thread.interrupt_main(signal.SIGUSR1)
+        assert build.cancel.wait(30)
+        raise CanceledError
+
+    build.work["a"] = wait
+    before = signal.signal(signal.SIGUSR1, lambda *_: build.cancel.set())
+    try:
+        with pytest.raises(CanceledError):
+            build.solve(run("a"))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_build_canceled_before_it_began_runs_nothing(store: Store) -> None:
