@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from box import Box
 from harness import control_groups, is_root_of_machine
 
-from conftest import Box
 from stagewright.errors import SandboxError
 from stagewright.options import StepLimits
 from stagewright.sandbox import cgroups, devices_bpf, groups
