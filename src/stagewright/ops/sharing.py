@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Protocol
 
 from stagewright.graph.ops import FileOp
 from stagewright.graph.vertex import digest_of
 from stagewright.ops.result import Result
 from stagewright.ops.worker import Worker
+from stagewright.snapshots.filetable import FileTable
 from stagewright.snapshots.links import Found, Giver
 from stagewright.snapshots.store import Draft
 from stagewright.sources.digests import FileDigests
@@ -58,7 +58,7 @@ class ContextSharer:
     gather those of what it makes now, as `SharedFiles.record_copy` wants them.
     """
 
-    def __init__(self, giver: Giver, known: Mapping[bytes, bytes], digests: FileDigests) -> None:
+    def __init__(self, giver: Giver, known: FileTable | None, digests: FileDigests) -> None:
         self.giver = giver
         self._known = known
         self._digests = digests
@@ -79,7 +79,7 @@ class ContextSharer:
         self.made_paths += b"%b\0" % name
         self.made_digests += digest
         self._bytes += entry.info.st_size
-        return self.giver.find(name) if self._known.get(name) == digest else None
+        return self.giver.find(name) if self._known is not None and self._known.get(path) == digest else None
 
 
 class Sharing:
@@ -104,18 +104,21 @@ class Sharing:
 
     def _context_sharer(self, index: int, context: str) -> ContextSharer:
         snapshots = self._worker.snapshots
-        folder, known = snapshots.shared().last_copy(self._name(index, context)) or ("", {})
+        folder, known = snapshots.shared().last_copy(self._name(index, context)) or ("", None)
         giver = self.links.giver([snapshots.folder_named(folder)] if folder else [])
         return ContextSharer(giver, known, self._worker.context(context).digests)
 
     def note(self, snapshot: int) -> None:
-        """Remember what was copied from contexts, for the next copy."""
+        """Remember what was copied from contexts, for the next copy. There is nothing more to share then."""
         snapshots = self._worker.snapshots
-        for index, sharer in self._sharers.items():
+        while self._sharers:
+            index, sharer = self._sharers.popitem()
             context = self._inputs[index].context
             if isinstance(sharer, ContextSharer) and context is not None and sharer.is_worthwhile:
-                name = self._name(index, context)
-                snapshots.shared().record_copy(name, snapshots.dir(snapshot), sharer.made_paths, sharer.made_digests)
+                made = sharer.made_paths, sharer.made_digests
+                # What it knew of the last copy takes as much memory as it takes to write this one down.
+                del sharer
+                snapshots.shared().record_copy(self._name(index, context), snapshots.dir(snapshot), *made)
 
     def _name(self, index: int, context: str) -> str:
         """What the same copy from the same folder has again."""

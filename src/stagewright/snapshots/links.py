@@ -16,10 +16,12 @@ from collections.abc import Iterable, Mapping
 from stagewright.content.db import Database
 from stagewright.records import dataclass
 from stagewright.snapshots.changes import Below, directories_below
+from stagewright.snapshots.filetable import FileTable
 from stagewright.snapshots.overlay import is_overlay_xattr
 from stagewright.snapshots.tree import copy_entry, copy_metadata, walk
 
 _DIGEST_BYTES = 32
+_SOME_PATHS = 1 << 16
 # Too many links, somebody else's file, a file system that has none, or the snapshot is being removed.
 _REFUSALS = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOENT)
 
@@ -60,14 +62,23 @@ class SharedFiles:
             (source, folder, memoryview(paths)[:-1], digests),
         )
 
-    def last_copy(self, source: str) -> tuple[str, dict[bytes, bytes]] | None:
-        """The folder and the digests by paths that `record_copy` was told last; None where there is nothing."""
+    def last_copy(self, source: str) -> tuple[str, FileTable] | None:
+        """The folder and the digests of files that `record_copy` was told last; None where there is nothing."""
         rows = self._db.query("SELECT dir, paths, digests FROM context_copies WHERE source = ?", (source,))
         if not rows:
             return None
-        folder, paths, joined = rows[0]
-        digests = (joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES))
-        return folder, dict(zip(paths.split(b"\0"), digests, strict=True))
+        folder, paths, digests = rows[0]
+        files = FileTable(_DIGEST_BYTES)
+        start = at = 0
+        while start < len(paths):
+            # Some paths at a time, since a context may have hundreds of thousands of files.
+            end = paths.find(b"\0", start + _SOME_PATHS)
+            end = len(paths) if end < 0 else end
+            for path in os.fsdecode(paths[start:end]).split("\0"):
+                files.put(path, digests[at : at + _DIGEST_BYTES])
+                at += _DIGEST_BYTES
+            start = end + 1
+        return folder, files
 
     def forget(self, folder: str) -> None:
         """The folder is gone."""
@@ -81,7 +92,8 @@ class Links:
     def __init__(self, shared: SharedFiles, lowers: Iterable[str]) -> None:
         self._shared = shared
         self._taken = shared.origins(map(os.path.basename, lowers))
-        self._files: set[int] = set()
+        # Which inodes they are, 64 in one number: there may be hundreds of thousands, mostly behind each other.
+        self._files: dict[int, int] = {}
         self.origins: set[str] = set()
         """The folders in which the files were made that the draft has links to."""
 
@@ -95,7 +107,9 @@ class Links:
 
     def make(self, found: Found, origins: set[str], folder: int, name: str) -> bool:
         """Make the file `name` in an open folder of the draft; False where it has to be a copy."""
-        if found.info.st_ino in self._files:
+        group, bit = found.info.st_ino >> 6, 1 << (found.info.st_ino & 63)
+        known = self._files.get(group, 0)
+        if known & bit:
             # As copies they would be files apart.
             return False
         try:
@@ -104,7 +118,7 @@ class Links:
             if error.errno in _REFUSALS:
                 return False
             raise
-        self._files.add(found.info.st_ino)
+        self._files[group] = known | bit
         self.origins |= origins
         return True
 

@@ -29,9 +29,10 @@ def walk(folder: str | bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
 
 
 def _listing(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    with os.scandir(folder) as entries:
-        found = sorted((entry.name, entry.path, entry.stat(follow_symlinks=False)) for entry in entries)
-    return ((prefix + name, path, info) for name, path, info in found)
+    # The names alone, since there may be hundreds of thousands.
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        yield prefix + name, path, os.stat(path, follow_symlinks=False)
 
 
 def tree_size(folder: str) -> int:

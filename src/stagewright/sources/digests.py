@@ -31,7 +31,7 @@ _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
 # The coarsest clock that a supported kernel stamps files with ticks every 10 ms.
 _RACY_NS = 50_000_000
-_FORMAT = f"stagewright stat index 5 {sys.version_info[:2]}\n".encode()
+_FORMAT = f"stagewright stat index 6 {sys.version_info[:2]}\n".encode()
 
 # Inode, size, times of the last change of the content and of anything (ns). What the index notes on a file is a stamp
 # and a digest.

@@ -60,11 +60,11 @@ class SnapshotTree(TreeAtHand):
     def _is_inside(self, path: str) -> bool:
         return self._inside is not None and f"{path}/".startswith(self._inside)
 
-    def _scan(self, folder: str) -> list[Entry]:
+    def _scan(self, folder: str) -> Iterator[Entry]:
         entries = super()._scan(folder)
         if not self._is_inside(folder):
             return entries
-        return [entry for entry in entries if not self._is_whiteout(entry)]
+        return (entry for entry in entries if not self._is_whiteout(entry))
 
     def _is_whiteout(self, entry: Entry) -> bool:
         return not entry.is_dir and overlay.is_whiteout(entry.info, self._layer_path + os.fsencode(entry.path))

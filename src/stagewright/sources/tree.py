@@ -12,9 +12,8 @@ import itertools
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
 
 from stagewright.dockerfile.ignore import Folder, Matcher
@@ -28,6 +27,8 @@ _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RE
 _MAX_WAY = 32
 _MAX_NEAR = 500
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+# Files of a folder that are looked at before any of them is passed on.
+_SCANNED = 1024
 # Among so many names one is looked for that a user may have meant.
 _MOST_NAMES = 1000
 
@@ -159,7 +160,7 @@ class Tree:
         """
         # Beside each open folder stands its own entry if it is hidden; `waiting` are those in which nothing turned up.
         stack: list[tuple[Iterator[Entry], Entry | None, Folder | None]] = [
-            (iter(self._scan(top)), None, self._ignore_state(top))
+            (self._scan(top), None, self._ignore_state(top))
         ]
         waiting: list[Entry] = []
         while stack:
@@ -176,7 +177,7 @@ class Tree:
                 if ignore.excludes(name):
                     if entry.is_dir and not (inner := ignore.enter(name)).hopeless:
                         waiting.append(entry)
-                        stack.append((iter(self._scan(entry.path)), entry, inner))
+                        stack.append((self._scan(entry.path), entry, inner))
                     continue
                 inner = ignore.enter(name) if entry.is_dir else None
             if waiting:
@@ -184,7 +185,7 @@ class Tree:
                 waiting.clear()
             yield entry
             if entry.is_dir and (enters is None or enters(entry)):
-                stack.append((iter(self._scan(entry.path)), None, inner))
+                stack.append((self._scan(entry.path), None, inner))
 
     def children(self, folder: str) -> Iterator[Entry]:
         """What is in the folder and not hidden (a hidden folder counts when something below it is not)."""
@@ -214,26 +215,23 @@ class Tree:
             return True
         return next(self.walk(entry.path), None) is None
 
-    def _scan(self, folder: str) -> list[Entry]:
-        try:
-            handle = self._open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise self._refused(folder, error) from error
-            return []  # It went away after it was seen, or never was.
-        found = []
-        try:
-            prefix = f"{folder}/" if folder else ""
-            with os.scandir(handle) as entries:
-                for item in entries:
-                    try:
-                        found.append(Entry(prefix + item.name, item.stat(follow_symlinks=False)))
-                    except FileNotFoundError:
-                        continue
-        finally:
-            os.close(handle)
-        found.sort(key=attrgetter("path"))
-        return found
+    def _scan(self, folder: str) -> Iterator[Entry]:
+        """What is in a folder, in the order of the names. It may be a lot, so it is looked at piece by piece."""
+        pieces: list[str] | None = None
+        while pieces is None or pieces:
+            try:
+                handle = self._open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    raise self._refused(folder, error) from error
+                return  # It went away after it was seen, or never was.
+            try:
+                if pieces is None:
+                    pieces = _names(handle)
+                found = _entries(handle, f"{folder}/" if folder else "", pieces.pop().split("\0")) if pieces else ()
+            finally:
+                os.close(handle)
+            yield from found
 
     @contextmanager
     def at_hand(self) -> Iterator[TreeAtHand]:
@@ -362,6 +360,23 @@ class TreeAtHand(Tree):
             known = f"{known}/{part}" if known else part
             self._way.append((known, handle))
         return handle
+
+
+def _names(folder: int) -> list[str]:
+    """The names in an open folder, so many in one text, with NUL between them; the first ones come last."""
+    names = sorted(os.listdir(folder))
+    return ["\0".join(names[at : at + _SCANNED]) for at in reversed(range(0, len(names), _SCANNED))]
+
+
+def _entries(folder: int, prefix: str, names: Iterable[str]) -> list[Entry]:
+    """The files of these names in an open folder, as far as they are still there."""
+    found = []
+    for name in names:
+        try:
+            found.append(Entry(prefix + name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
+        except FileNotFoundError:
+            continue
+    return found
 
 
 def _hidden(path: str) -> NotFoundError:

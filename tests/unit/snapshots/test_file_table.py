@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stagewright.snapshots import filetable
 from stagewright.snapshots.filetable import FileTable
 
 
-@pytest.fixture(autouse=True)
-def _few_are_spread_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[3, 1024], ids=["pieces", "whole folders"])
+def _few_are_spread_out(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(filetable, "_FILES_SPREAD", 20)
+    monkeypatch.setattr(filetable, "_PIECE_FILES", request.param)
 
 
 def note(number: int) -> bytes:
@@ -59,6 +63,42 @@ def test_more_folders_than_are_spread_out_lose_nothing(packs: bool) -> None:
     assert dict(table.items()) == expected
     assert dict(FileTable(4, table.pack()).items()) == expected
     assert len(table) == 500
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rounds=st.lists(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "d/", "d/e/"]), st.integers(0, 30)))),
+)
+def test_whatever_is_asked_for_and_noted_the_last_note_counts(rounds: list[list[tuple[bool, str, int]]]) -> None:
+    table, expected, number = FileTable(4), {}, 0
+    for actions in rounds:
+        for noted, folder, name in actions:
+            path, number = f"{folder}{name}", number + 1
+            if noted:
+                table.put(path, note(number))
+                expected[path] = note(number)
+            assert table.get(path) == expected.get(path)
+        assert len(table) == len(expected)
+        table = FileTable(4, table.pack())
+    assert dict(table.items()) == expected
+
+
+def test_a_large_folder_is_never_spread_out_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filetable, "_PIECE_FILES", 1024)
+    assert peak_of_reading(80_000) < peak_of_reading(40_000) + 500_000
+
+
+def peak_of_reading(files: int) -> int:
+    """The bytes that it takes to ask for all files of a packed table, which lie in one folder."""
+    paths = [f"{number:06d}" for number in range(files)]
+    packed = filled(paths).pack()
+    tracemalloc.start()
+    try:
+        table = FileTable(4, packed)
+        assert all(table.get(path) is not None for path in paths)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_names_that_are_no_text_are_kept() -> None:

@@ -181,6 +181,18 @@ def test_what_goes_away_meanwhile(tmp_path: Path, root: int, monkeypatch: pytest
             read("gone")
 
 
+def test_a_large_folder_is_looked_at_piece_by_piece(
+    tmp_path: Path, root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagewright.sources.tree._SCANNED", 2)
+    make(tmp_path, "a", "b/x", "b/y", "b/z", "c", "d", "e")
+    walk = Tree(root).walk("")
+    assert [next(walk).path, next(walk).path] == ["a", "b"]
+    (tmp_path / "b/y").unlink()
+    (tmp_path / "d").unlink()
+    assert [entry.path for entry in walk] == ["b/x", "b/z", "c", "e"]
+
+
 def test_names_that_are_no_text(tmp_path: Path, root: int) -> None:
     (tmp_path / os.fsdecode(b"\xff")).write_bytes(b"x")
     tree = Tree(root)
