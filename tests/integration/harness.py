@@ -213,13 +213,17 @@ class Files:
         return sorted(path.removeprefix(prefix) for path in self.members if path.startswith(prefix))
 
 
+ROOTFS = "rootfs.tar"
 # Unpacks an image and archives its files, since another namespace's owners can be read there only.
-UNPACK = 'umoci raw unpack --image "$1:image" "$2" && tar -C "$2" --numeric-owner -cf "$3" . && rm -rf "$2"'
+UNPACK = """umoci raw unpack --image "$1:image" "$2"
+tar -C "$2" --numeric-owner --xattrs --xattrs-include='*' -cf "$3" .
+rm -rf "$2"
+"""
 
 
 def unpacked(source: str, scratch: Path, *flags: str) -> Files:
     """The files that umoci makes of an image that skopeo reads, with the flags for `skopeo copy`."""
-    layout, archive = scratch / "layout", scratch / "rootfs.tar"
+    layout, archive = scratch / "layout", scratch / ROOTFS
     output_of("skopeo", "copy", "--quiet", *flags, source, f"oci:{layout}:image")
     output_of(*as_root("sh", "-ec", UNPACK, "sh", layout, scratch / "rootfs", archive))
     return Files.read(archive.read_bytes())
@@ -230,6 +234,7 @@ class Image:
     """An image in an OCI archive, seen by skopeo, umoci and runc."""
 
     archive: Path
+    rootfs: Path
     tree: Files
 
     @classmethod
@@ -237,7 +242,7 @@ class Image:
         """Unpack the archive to a folder in `scratch`."""
         folder = scratch / f"{archive.stem}.unpacked"
         folder.mkdir()
-        return cls(archive, unpacked(f"oci-archive:{archive}", folder))
+        return cls(archive, folder / ROOTFS, unpacked(f"oci-archive:{archive}", folder))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -261,7 +266,8 @@ class Image:
     def run(self, *arguments: str, entrypoint: str | None = None) -> str:
         """What the image's process prints, run by runc; the arguments replace its CMD."""
         override = [f"--entrypoint={entrypoint}"] if entrypoint else []
-        return output_of(sys.executable, SCRIPTS / "run-image", *override, self.archive, *arguments)
+        program = (sys.executable, SCRIPTS / "run-image", f"--rootfs={self.rootfs}")
+        return output_of(*program, *override, self.archive, *arguments)
 
 
 def is_root_of_machine() -> bool:
