@@ -195,10 +195,10 @@ class Conversion:
         for plan in needed:
             if plan.is_image:
                 key = self._image_key(plan)
-                if key not in self._images:
+                # The hint looks at all stages, so it is for the first of those that begin with the same image.
+                if key not in self._images and key not in requests:
                     hint = self._graph.hint(plan) if plan.context is None else None
-                    request = ImageRequest(plan.image, self._platform(plan), plan.location, hint, plan.context)
-                    requests.setdefault(key, request)
+                    requests[key] = ImageRequest(plan.image, self._platform(plan), plan.location, hint, plan.context)
         if requests:
             self._images.update(zip(requests, self._resolve(list(requests.values())), strict=True))
 

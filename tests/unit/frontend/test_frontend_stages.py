@@ -9,6 +9,7 @@ from stagewright.dockerfile.instructions import parse
 from stagewright.errors import DockerfileError, StagewrightError
 from stagewright.frontend.convert import convert
 from stagewright.frontend.options import Options
+from stagewright.frontend.stages import StageGraph
 from stagewright.graph.ops import FileOp, SourceOp
 from stagewright.image.platform import Platform
 
@@ -318,6 +319,14 @@ def test_near_miss_of_a_common_image_gives_a_hint() -> None:
     registry = Registry()
     convert(parse(b"FROM apline\nRUN true"), Options(AMD64), registry)
     assert registry.requests[0].hint == "did you mean alpine?"
+
+
+def test_a_hint_is_looked_for_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(StageGraph, "hint", lambda self, plan: asked.append(plan.image))
+    copies = "".join(f"COPY --from={number} /a /b{number}\n" for number in range(100))
+    convert(parse(("FROM busybox\nRUN true\n" * 100 + "FROM scratch\n" + copies).encode()), Options(AMD64), Registry())
+    assert asked == ["busybox"]
 
 
 def test_requests_know_their_line() -> None:
