@@ -23,7 +23,6 @@ from stagewright.ops.worker import Worker
 from stagewright.sandbox.users import needs_files, resolve_owner
 from stagewright.snapshots import owners
 from stagewright.snapshots.store import Draft
-from stagewright.snapshots.tree import content_size
 from stagewright.sources.tree import Tree
 
 _FOLDER_MODE = 0o755
@@ -69,7 +68,7 @@ class Actions:
                     size += self._copy(target, action, self._inputs[action.input], sharer)
             target.restore_times()
         # What was unpacked nobody has counted.
-        return content_size(self._draft.fs) if self._unpacks else size
+        return self._worker.snapshots.settle(self._draft) if self._unpacks else size
 
     @contextmanager
     def _target(self, *, through_overlay: bool) -> Iterator[Target]:

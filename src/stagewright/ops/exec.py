@@ -12,7 +12,6 @@ from stagewright.ops.result import Result
 from stagewright.ops.selection import mount_digest
 from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
-from stagewright.snapshots.tree import content_size
 from stagewright.sources.digests import FileDigests
 from stagewright.sources.tree import Tree
 
@@ -63,20 +62,18 @@ class ExecRunner:
             if outcome.canceled:
                 raise CanceledError
             raise failure(vertex, op, outcome, log_tail)
-        if self._worker.leaks is None:
-            return self._made(snapshots.commit(draft))
+        leaks = self._worker.leaks
         try:
-            snapshots.settle(draft)
-            searched = self._worker.leaks.search_step(vertex, draft.fs)
+            size = snapshots.settle(draft)
+            searched = {} if leaks is None else leaks.search_step(vertex, draft.fs)
         except BaseException:
             snapshots.discard(draft)
             raise
         snapshot = snapshots.commit(draft)
-        self._worker.leaks.remember(snapshot, searched)
-        return self._made(snapshot)
+        if leaks is not None:
+            leaks.remember(snapshot, searched)
+        return Result(snapshot, size=size)
 
-    def _made(self, snapshot: int) -> Result:
-        return Result(snapshot, size=content_size(self._worker.snapshots.folder(snapshot)))
 
 def _op(vertex: Vertex) -> ExecOp:
     assert isinstance(vertex.op, ExecOp)

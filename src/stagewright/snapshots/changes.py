@@ -12,7 +12,7 @@ import os
 import stat
 
 from stagewright.snapshots import overlay
-from stagewright.snapshots.tree import times_kept
+from stagewright.snapshots.tree import ContentSize, times_kept
 
 _CHUNK = 1 << 20
 
@@ -41,28 +41,30 @@ def strip_needless_opaque(folder: str, lowers: tuple[str, ...]) -> None:
             pending.append((child, merged))
 
 
-def tidy(folder: str, lowers: tuple[str, ...]) -> None:
-    """Have a layer that a step wrote by overlayfs say what is different, and no more."""
+def tidy(folder: str, lowers: tuple[str, ...]) -> int:
+    """Have a layer that a step wrote by overlayfs say what is different, and no more; answers its `content_size`."""
     layer = os.fsencode(folder)
+    size = ContentSize()
     visited: list[tuple[bytes, Below, os.stat_result]] = []
     pending = [(layer, [os.fsencode(lower) for lower in lowers], False)]
     while pending:
         path, below, covers = pending.pop()
         info = os.stat(path, follow_symlinks=False)
         with os.scandir(path) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
         if path != layer and overlay.is_opaque(path):
             _remove_opaque(path)
             covers = True
         if covers:
             _hide_others(layer, path, below, {name for name, _ in found})
-        for name, is_directory in found:
-            child = os.path.join(path, name)
-            if is_directory:
+        for name, child_info in found:
+            if child_info.st_mode & 0o170000 == 0o040000:
                 # What is in a directory that covers all below it does so, too.
-                pending.append((child, directories_below(below, name), covers))
-            elif below and _is_as_below(child, below, name):
-                os.unlink(child)
+                pending.append((os.path.join(path, name), directories_below(below, name), covers))
+            elif below and _is_as_below(os.path.join(path, name), child_info, below, name):
+                os.unlink(os.path.join(path, name))
+            else:
+                size.add(child_info)
         visited.append((path, below, info))
     for path, below, info in reversed(visited):
         os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
@@ -71,6 +73,7 @@ def tidy(folder: str, lowers: tuple[str, ...]) -> None:
                 os.rmdir(path)
             except OSError:
                 continue  # Something in it is a change.
+    return size.total
 
 
 def directories_below(below: Below, name: bytes) -> Below:
@@ -124,13 +127,10 @@ def same_entry(path: bytes, info: os.stat_result, other: bytes, other_info: os.s
     return not stat.S_ISREG(info.st_mode) or _same_content(path, other)
 
 
-def _is_as_below(path: bytes, below: Below, name: bytes) -> bool:
+def _is_as_below(path: bytes, info: os.stat_result, below: Below, name: bytes) -> bool:
     """Whether an entry of a layer, no directory, repeats what is below; one of several links is new as such."""
     known = entry_below(below, name)
-    if known is None:
-        return False
-    info = os.stat(path, follow_symlinks=False)
-    return info.st_nlink == 1 and same_entry(path, info, *known)
+    return known is not None and info.st_nlink == 1 and same_entry(path, info, *known)
 
 
 def _hide_others(layer: bytes, path: bytes, below: Below, kept: set[bytes]) -> None:

@@ -19,7 +19,7 @@ from stagewright.snapshots import overlay
 from stagewright.snapshots.chain import Chain
 from stagewright.snapshots.changes import same_entry
 from stagewright.snapshots.snapshotter import Lent
-from stagewright.snapshots.tree import copy_entry, copy_metadata, remove_tree, times_kept, walk
+from stagewright.snapshots.tree import content_size, copy_entry, copy_metadata, remove_tree, times_kept, walk
 
 # A change within one tick of the kernel's coarse clock, at most that long, may leave no trace in a file's times.
 _TICK_NS = 10_000_000
@@ -111,7 +111,7 @@ class CopiesSnapshotter:
             self._drafts[upper] = tree
         yield tree.path
 
-    def settle(self, lowers: tuple[str, ...], upper: str) -> None:
+    def settle(self, lowers: tuple[str, ...], upper: str) -> int:
         """See `Snapshotter.settle`: compare the tree with the layers below it."""
         tree = self._drafts.get(upper)
         if tree is not None:
@@ -119,6 +119,7 @@ class CopiesSnapshotter:
             _collect(tree, found, lowers, upper)
             _part_links(tree, found)
             _note_marks(tree, found)
+        return content_size(upper)
 
     def committed(self, lowers: tuple[str, ...], upper: str) -> None:
         """See `Snapshotter.committed`."""

@@ -58,7 +58,7 @@ class FuseSnapshotter:
         with _served(lowers or (self._empty,), upper, work) as mount:
             yield mount
 
-    def settle(self, lowers: tuple[str, ...], upper: str) -> None:
+    def settle(self, lowers: tuple[str, ...], upper: str) -> int:
         """See `Snapshotter.settle`: its own marks become those of overlayfs."""
         for _, path, info in list(walk(upper)):
             folder, _, name = path.rpartition(b"/")
@@ -75,7 +75,7 @@ class FuseSnapshotter:
                     if key.startswith(_OWN_XATTRS):
                         os.removexattr(path, key, follow_symlinks=False)
         _mend_folders(upper, lowers)
-        tidy(upper, lowers)
+        return tidy(upper, lowers)
 
     def committed(self, lowers: tuple[str, ...], upper: str) -> None:
         """See `Snapshotter.committed`."""

@@ -40,8 +40,11 @@ class Snapshotter(Protocol):
         """As `mount`, for another process, which has let go of the tree by the end of the block."""
         ...
 
-    def settle(self, lowers: tuple[str, ...], upper: str) -> None:
-        """Have all changes of a draft that is not in use any more in `upper`, in overlay format."""
+    def settle(self, lowers: tuple[str, ...], upper: str) -> int:
+        """Have all changes of a draft that is not in use any more in `upper`, in overlay format.
+
+        Answers the `content_size` of that folder.
+        """
         ...
 
     def committed(self, lowers: tuple[str, ...], upper: str) -> None:
@@ -87,9 +90,9 @@ class OverlaySnapshotter:
         """See `Snapshotter.lend`."""
         yield None
 
-    def settle(self, lowers: tuple[str, ...], upper: str) -> None:
+    def settle(self, lowers: tuple[str, ...], upper: str) -> int:
         """See `Snapshotter.settle`: overlayfs has written there all along."""
-        tidy(upper, lowers)
+        return tidy(upper, lowers)
 
     def committed(self, lowers: tuple[str, ...], upper: str) -> None:
         """See `Snapshotter.committed`."""

@@ -68,7 +68,7 @@ class SnapshotStore(SnapshotRows):
         self._choice: Choice | None = None
         self._choosing = threading.Lock()
         self._mounted: set[str] = set()
-        self._settled: set[str] = set()
+        self._settled: dict[str, int] = {}
         self._owners_checked = False
         self.on_worse: Callable[[Choice], None] = lambda choice: None
         self.fill: Callable[[int], None] = _nobody_fills
@@ -206,12 +206,15 @@ class SnapshotStore(SnapshotRows):
                 self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (row.dir,))
         self._end(draft)
 
-    def settle(self, draft: Draft) -> None:
-        """Have all changes of a draft in its folder `fs`; it may not be mounted or lent any more, nor again."""
-        if draft.path in self._mounted and draft.path not in self._settled:
+    def settle(self, draft: Draft) -> int:
+        """Have all changes of a draft in its folder `fs`; it may not be mounted or lent any more, nor again.
+
+        Answers the bytes of the files that are in that folder then, as `content_size` counts them.
+        """
+        if draft.path not in self._settled:
             with self._disk():
-                self._snapshotter().settle(self.lowers(draft.parent), draft.fs)
-            self._settled.add(draft.path)
+                self._settled[draft.path] = self._snapshotter().settle(self.lowers(draft.parent), draft.fs)
+        return self._settled[draft.path]
 
     def discard(self, draft: Draft) -> None:
         """Throw the draft away. Does nothing where it was already committed or discarded."""
@@ -419,7 +422,7 @@ class SnapshotStore(SnapshotRows):
     def _end(self, draft: Draft) -> None:
         if draft.path in self._mounted:
             self._mounted.discard(draft.path)
-            self._settled.discard(draft.path)
+            self._settled.pop(draft.path, None)
             self._snapshotter().discarded(draft.fs)
         # A step that comes next does not wait for it.
         with self._disk():

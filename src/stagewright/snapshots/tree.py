@@ -49,17 +49,29 @@ def tree_size(folder: str) -> int:
 
 def content_size(folder: str) -> int:
     """The bytes of the files in a layer's folder as an image has them; a file with several names counts once."""
-    total = 0
-    counted: set[tuple[int, int]] = set()
+    count = ContentSize()
     for info in _infos_below(folder):
-        if not stat.S_ISREG(info.st_mode):
-            continue
+        count.add(info)
+    return count.total
+
+
+class ContentSize:
+    """As `content_size`, for whoever walks through a layer's folder anyway: `add` takes the lstat of all in it."""
+
+    __slots__ = ("_counted", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._counted: set[tuple[int, int]] = set()
+
+    def add(self, info: os.stat_result) -> None:
+        if info.st_mode & 0o170000 != 0o100000:
+            return
         if info.st_nlink > 1:
-            if (info.st_dev, info.st_ino) in counted:
-                continue
-            counted.add((info.st_dev, info.st_ino))
-        total += info.st_size
-    return total
+            if (info.st_dev, info.st_ino) in self._counted:
+                return
+            self._counted.add((info.st_dev, info.st_ino))
+        self.total += info.st_size
 
 
 def _infos_below(folder: str) -> Iterator[os.stat_result]:

@@ -20,7 +20,7 @@ from stagewright.errors import StoreError, UsageError
 from stagewright.snapshots import fuse, selection
 from stagewright.snapshots.fuse import FuseSnapshotter
 from stagewright.snapshots.store import SnapshotStore
-from stagewright.snapshots.tree import walk
+from stagewright.snapshots.tree import content_size, walk
 
 NAMES = [name for name in selection.NAMES if name != "auto"]
 AGES_AGO = 1_000_000_000
@@ -139,6 +139,18 @@ def test_the_changes_of_a_step_are_the_same_layer(store: SnapshotStore, tmp_path
     assert {name for name, entry in found.items() if entry[0] == stat.S_IFCHR} == {"gone", "again/old"}
     assert all(entry[6] == () for entry in found.values())
     assert found["one"][5] == found["two"][5] == 2
+
+
+def test_settling_says_how_large_the_layer_is(store: SnapshotStore) -> None:
+    base = layer(store, None, fill)
+    draft = store.prepare(base)
+    with store.mount(draft) as root:
+        work(Path(f"/proc/self/fd/{root}"))
+    size = store.settle(draft)
+    # Two names of one file count once, a file that is as it was below does not; links and whiteouts are no files.
+    assert size == sum(map(len, ("changed", "new", "other", "x")))
+    assert store.settle(draft) == size
+    assert content_size(store.folder(store.commit(draft))) == size
 
 
 def test_a_store_is_read_in_every_way(store: SnapshotStore, tmp_path: Path) -> None:
