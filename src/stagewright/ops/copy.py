@@ -8,6 +8,7 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from stagewright.errors import StagewrightError
@@ -63,7 +64,7 @@ class Copier:
         owner: tuple[int, int] | None = None,
         mode: Mode | None = None,
         mtime: int | None = None,
-        below: Callable[[Entry], Iterator[Entry]] | None = None,
+        below: Callable[[Entry], Iterator[list[Entry]]] | None = None,
         sharer: Sharer | None = None,
     ) -> None:
         self._tree = tree
@@ -72,7 +73,7 @@ class Copier:
         self._owner = owner
         self._mode = mode
         self._mtime = mtime
-        self._below = below or (lambda top: tree.walk(top.path))
+        self._below = below or (lambda top: tree.runs(top.path))
         self._sharer = sharer
         # Hard links among the sources stay hard links: (device, inode) -> path in the layer.
         self._links: dict[tuple[int, int], str] = {}
@@ -102,7 +103,7 @@ class Copier:
         """
         with self._closing(), Crew() as crew:
             folders = [self._open(top, path, fresh=False, take_metadata=take_metadata)]
-            for entry in self._below(top):
+            for entry in chain.from_iterable(self._below(top)):
                 self._check()
                 while not entry.path.startswith(folders[-1].prefix):
                     self._leave(folders.pop(), crew)

@@ -21,15 +21,15 @@ class _Level:
     waiting: Entry | None
 
 
-def taken(tree: Tree, top: Entry, action: CopyAction) -> Iterator[Entry]:
-    """What the action takes from below the folder `top`: folders before their contents, names in order.
+def taken(tree: Tree, top: Entry, action: CopyAction) -> Iterator[list[Entry]]:
+    """What the action takes from below the folder `top`, in pieces as those of `Tree.runs`.
 
     A folder that no pattern includes comes as soon as something in it is taken, as `on_the_way`; so does one that is
     excluded.
     """
     if not action.includes and not action.excludes:
-        return tree.walk(top.path)
-    return _filtered(tree, top, action)
+        return tree.runs(top.path)
+    return ([entry] for entry in _filtered(tree, top, action))
 
 
 def _filtered(tree: Tree, top: Entry, action: CopyAction) -> Iterator[Entry]:

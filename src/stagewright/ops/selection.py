@@ -16,8 +16,6 @@ from stagewright.sources.tree import Entry, Tree
 
 # Records that are encoded and hashed at once.
 _BATCH = 256
-# Files that may take a while to read (bytes).
-_LARGE = 1 << 20
 
 # Some files at a time: their paths in the tree, with NUL between them, and what `describe` says of them, joined.
 Listing = list[tuple[str, str]]
@@ -114,7 +112,7 @@ def mount_digest(
             entry = files.named(selector)
             content.add([entry.path], [describe(files, entry, "", digests)])
             if entry.is_dir:
-                _add_below(content, files, entry, files.walk(entry.path), digests, check)
+                _add_below(content, files, entry, files.runs(entry.path), digests, check)
             content.mark(b"end\0")
     return content.done()
 
@@ -147,21 +145,41 @@ def _add_below(
     content: _Content,
     tree: Tree,
     top: Entry,
-    entries: Iterable[Entry],
+    runs: Iterable[list[Entry]],
     digests: FileDigests,
     check: Callable[[], None],
 ) -> None:
     start = len(top.path) + 1 if top.path else 0
     paths: list[str] = []
     records: list[str] = []
-    for entry in entries:
-        if entry.info.st_size > _LARGE:
-            check()
-        paths.append(entry.path)
-        records.append(describe(tree, entry, entry.path[start:], digests))
-        if len(records) == _BATCH:
+    for run in runs:
+        paths += [entry.path for entry in run]
+        records += _described(tree, run, start, digests, check)
+        if len(records) >= _BATCH:
             check()
             content.add(paths, records)
             paths.clear()
             records.clear()
     content.add(paths, records)
+
+
+def _described(tree: Tree, run: list[Entry], start: int, digests: FileDigests, check: Callable[[], None]) -> list[str]:
+    """What `describe` says of entries of one folder, under their paths from `start` on."""
+    files = run[:-1] if run[-1].is_dir else run
+    known = digests.known(files) if files and tree.owner else None
+    if known is None or tree.owner is None:
+        records = []
+        for entry in run:
+            check()
+            records.append(describe(tree, entry, entry.path[start:], digests))
+        return records
+    # Only regular files are known at once.
+    uid, gid = tree.owner
+    mode, fields = -1, ""
+    records = []
+    for entry, digest in zip(files, known, strict=True):
+        if entry.info.st_mode != mode:
+            mode = entry.info.st_mode
+            fields = f"\0{mode:o}\0{uid}\0{gid}\0"
+        records.append(f"{entry.path[start:]}{fields}{digest.hex()}\0")
+    return records + [describe(tree, entry, entry.path[start:], digests) for entry in run[len(files) :]]

@@ -49,9 +49,7 @@ def tidy(folder: str, lowers: tuple[str, ...]) -> int:
     pending = [(layer, [os.fsencode(lower) for lower in lowers], False)]
     while pending:
         path, below, covers = pending.pop()
-        info = os.stat(path, follow_symlinks=False)
-        with os.scandir(path) as entries:
-            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        info, found = _listed(path)
         if path != layer and overlay.is_opaque(path):
             _remove_opaque(path)
             covers = True
@@ -74,6 +72,17 @@ def tidy(folder: str, lowers: tuple[str, ...]) -> int:
             except OSError:
                 continue  # Something in it is a change.
     return size.total
+
+
+def _listed(path: bytes) -> tuple[os.stat_result, list[tuple[bytes, os.stat_result]]]:
+    """The lstat of a directory and of all in it, whose paths the kernel needs not go each time."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with os.scandir(handle) as entries:
+            found = [(os.fsencode(entry.name), entry.stat(follow_symlinks=False)) for entry in entries]
+        return os.fstat(handle), found
+    finally:
+        os.close(handle)
 
 
 def directories_below(below: Below, name: bytes) -> Below:

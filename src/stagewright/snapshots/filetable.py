@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # So many pieces are spread out at any time: the folders on the way to a file, which is asked for behind others of its
 # folder. More are as long as they have no more than so many files.
@@ -45,6 +45,8 @@ class FileTable:
                 firsts.append(first)
         # How many files of a piece, the first of its names, were asked for or noted.
         self._used: dict[str, int] = {}
+        # Of folders that were asked for as a whole the names, the notes, and how many came last.
+        self._rows: dict[str, tuple[list[str], bytes, int]] = {}
         # Of pieces that are spread out the files that were not asked for, and the others.
         self._spread: dict[str, tuple[dict[str, bytes], dict[str, bytes]]] = {}
         self._spread_files = 0
@@ -69,6 +71,33 @@ class FileTable:
                 if note is not None:
                     used[name] = note
             return note
+
+    def run(self, folder: str, names: list[str], starts: Sequence[bytes]) -> list[bytes] | None:
+        """The notes on files that were packed one behind the other, if each begins with just that, else None.
+
+        The same as asking for each, at a part of the cost. Of a folder in several pieces nothing is known so.
+        """
+        with self._lock:
+            if folder in self._firsts or folder in self._spread:
+                return None
+            row = self._rows.pop(folder, None)
+            if row is None:
+                if len(self._rows) >= _PIECES_SPREAD:
+                    self._rows.pop(next(iter(self._rows)))
+                packed, notes = self._packed.get(folder, ("", b""))
+                row = packed.split("\0") if notes else [], notes, self._used.get(folder, 0)
+            known, notes, following = row
+            # Whoever asks again begins at the beginning.
+            for first in (following, 0):
+                end = first + len(names)
+                if known[first:end] == names:
+                    places = range(first * self._size, end * self._size, self._size)
+                    if not all(map(notes.startswith, starts, places)):
+                        break
+                    self._rows[folder] = known, notes, end
+                    self._used[folder] = max(end, self._used.get(folder, 0))
+                    return [notes[at : at + self._size] for at in places]
+            return None
 
     def put(self, path: str, note: bytes) -> None:
         """Note something on a file in place of what was noted before."""
@@ -125,6 +154,7 @@ class FileTable:
         if spread is None:
             while len(self._spread) >= _PIECES_SPREAD and self._spread_files > _FILES_SPREAD:
                 self._fold(next(iter(self._spread)))
+            self._rows.pop(piece, None)
             names, notes = self._packed.get(piece, ("", b""))
             size = self._size
             pieces = [notes[at : at + size] for at in range(0, len(notes), size)]

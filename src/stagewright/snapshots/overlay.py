@@ -47,6 +47,11 @@ def is_opaque(path: str | bytes | int) -> bool:
         raise
 
 
+def may_be_whiteout(mode: int) -> bool:
+    """Whether an entry with that mode is worth to be looked at by `is_whiteout`."""
+    return mode == 0o100000 or mode & 0o170000 == 0o020000
+
+
 def is_whiteout(info: os.stat_result, path: str | bytes) -> bool:
     """Whether an entry of a layer, with its lstat, says that the name does not exist.
 

@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from binascii import crc32
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from stagewright.content.folders import make_private
@@ -29,6 +30,8 @@ from stagewright.sources.tree import Entry, Tree
 
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
+# Most files are of few sizes.
+_SIZES = 1024
 # The coarsest clock that a supported kernel stamps files with ticks every 10 ms.
 _RACY_NS = 50_000_000
 _FORMAT = f"stagewright stat index 6 {sys.version_info[:2]}\n".encode()
@@ -50,6 +53,10 @@ class FileDigests:
             return _hash_open_file(handle, info)
         finally:
             os.close(handle)
+
+    def known(self, entries: Sequence[Entry]) -> list[bytes] | None:
+        """The digests of files of one folder in the order of a walk; None unless all are known unread."""
+        return None
 
     def save(self) -> None:
         """Keep what was learnt for the next build."""
@@ -94,6 +101,15 @@ class StatIndex(FileDigests):
             if self.on_read is not None:
                 self.on_read(self._bytes_read)
         return digest
+
+    def known(self, entries: Sequence[Entry]) -> list[bytes] | None:
+        """See `FileDigests.known`."""
+        folder = entries[0].path.rpartition("/")[0]
+        start = len(folder) + 1 if folder else 0
+        infos = [entry.info for entry in entries]
+        stamps = [_stamp(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns) for info in infos]
+        notes = self._files.run(folder, [entry.path[start:] for entry in entries], stamps)
+        return None if notes is None else [note[_STAMP.size :] for note in notes]
 
     def save(self) -> None:
         """Write the index if it learnt something. Files not looked at this time are kept while they are few.
@@ -144,7 +160,8 @@ def _unlink(path: str) -> None:
 
 
 def _hash_open_file(handle: int, info: os.stat_result) -> bytes:
-    whole = hashlib.sha256(_hash_content(handle, info))
+    size = info.st_size
+    whole = hashlib.sha256(_hash_block(handle, size) if size <= _BLOCK else _hash_content(handle, info))
     for name, value in read_xattrs(handle):
         whole.update(b"\0%b\0%d\0%b" % (os.fsencode(name), len(value), value))
     return whole.digest()
@@ -155,8 +172,6 @@ def _hash_content(handle: int, info: os.stat_result) -> bytes:
 
     Blocks of zeros count by their places alone: a file of a few bytes may claim exabytes of them.
     """
-    if info.st_size <= _BLOCK:
-        return _hash_block(handle, info.st_size)
     has_holes = info.st_blocks * 512 < info.st_size
     content, zeros = hashlib.sha256(), hashlib.sha256(b"%d" % info.st_size)
     # The last block is read in any case, so that only whole blocks are left out.
@@ -188,14 +203,21 @@ def _hash_block(handle: int, size: int) -> bytes:
     data = os.pread(handle, size, 0)
     while len(data) < size and (more := os.pread(handle, size - len(data), len(data))):
         data += more
-    return hashlib.sha256(data + hashlib.sha256(b"%d" % size).digest()).digest()
+    return hashlib.sha256(data + _hash_of_number(size)).digest()
+
+
+@lru_cache(_SIZES)
+def _hash_of_number(number: int) -> bytes:
+    return hashlib.sha256(b"%d" % number).digest()
 
 
 def read_xattrs(handle: int) -> list[tuple[str, bytes]]:
     """The extended attributes of an open file or folder in the order of their names, but for overlayfs's own."""
     try:
-        names = sorted(os.listxattr(handle))
-        return [(name, os.getxattr(handle, name)) for name in names if not is_overlay_xattr(name)]
+        names = os.listxattr(handle)
+        if not names:
+            return []
+        return [(name, os.getxattr(handle, name)) for name in sorted(names) if not is_overlay_xattr(name)]
     except OSError as error:
         # Some file systems have none.
         if error.errno == errno.ENOTSUP:

@@ -31,10 +31,10 @@ class SnapshotTree(TreeAtHand):
             os.close(self._layer)
         self._layer, self._inside = -1, None
 
-    def walk(self, top: str, enters: Callable[[Entry], bool] | None = None) -> Iterator[Entry]:
-        """See `Tree.walk`."""
+    def runs(self, top: str, enters: Callable[[Entry], bool] | None = None) -> Iterator[list[Entry]]:
+        """See `Tree.runs`."""
         self._look_for_layer(top)
-        return super().walk(top, enters)
+        return super().runs(top, enters)
 
     def path_in_layer(self, path: str) -> bytes | None:
         """The absolute path of a file where it is read in a layer, None where it is read in the view."""
@@ -64,10 +64,14 @@ class SnapshotTree(TreeAtHand):
         entries = super()._scan(folder)
         if not self._is_inside(folder):
             return entries
-        return (entry for entry in entries if not self._is_whiteout(entry))
+        return (
+            entry
+            for entry in entries
+            if not overlay.may_be_whiteout(entry.info.st_mode) or not self._is_whiteout(entry)
+        )
 
     def _is_whiteout(self, entry: Entry) -> bool:
-        return not entry.is_dir and overlay.is_whiteout(entry.info, self._layer_path + os.fsencode(entry.path))
+        return overlay.is_whiteout(entry.info, self._layer_path + os.fsencode(entry.path))
 
     def _base(self, path: str) -> int:
         return self._layer if self._is_inside(path) else self._root

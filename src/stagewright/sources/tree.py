@@ -11,7 +11,6 @@ import errno
 import itertools
 import os
 import posixpath
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,9 +25,12 @@ _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RE
 # What lies deeper, or is longer (in characters), is left to the kernel, which knows when a path is too long.
 _MAX_WAY = 32
 _MAX_NEAR = 500
+_NO_NAMES = ("", ".", "..")
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 # Files of a folder that are looked at before any of them is passed on.
 _SCANNED = 1024
+# A walk hands on so many files at once, at most: a folder may have hundreds of thousands.
+_RUN = 256
 # Among so many names one is looked for that a user may have meant.
 _MOST_NAMES = 1000
 
@@ -46,6 +48,34 @@ class Entry:
         self.info = info
         self.on_the_way = on_the_way
         self.is_dir = info.st_mode & 0o170000 == 0o040000
+
+
+def _next_run(
+    entries: Iterator[Entry], ignore: Folder | None
+) -> tuple[list[Entry], Entry | None, Folder | None]:
+    """What comes next of a folder and is not hidden, up to the next folder that may be entered; empty at the end.
+
+    With that one and the state of the ignore file in it; it is itself not in the list where it is hidden.
+    """
+    run = []
+    if ignore is None:
+        for entry in itertools.islice(entries, _RUN):
+            run.append(entry)
+            if entry.is_dir:
+                return run, entry, None
+        return run, None, None
+    for entry in entries:
+        name = entry.path.rpartition("/")[2]
+        is_hidden = ignore.excludes(name)
+        if not is_hidden:
+            run.append(entry)
+        if entry.is_dir:
+            inner = ignore.enter(name)
+            if not is_hidden or not inner.hopeless:
+                return run, entry, inner
+        if len(run) == _RUN:
+            break
+    return run, None, None
 
 
 def resolve_links(path: str, readlink: Callable[[str], str | None], *, follow_last: bool) -> str:
@@ -158,6 +188,10 @@ class Tree:
         A hidden folder appears only when something in it does not stay hidden. `enters` says of a folder, once it has
         appeared, whether what is in it is wanted.
         """
+        return itertools.chain.from_iterable(self.runs(top, enters))
+
+    def runs(self, top: str, enters: Callable[[Entry], bool] | None = None) -> Iterator[list[Entry]]:
+        """The same as `walk`, in pieces: some entries of one folder, of which only the last one may be a folder."""
         # Beside each open folder stands its own entry if it is hidden; `waiting` are those in which nothing turned up.
         stack: list[tuple[Iterator[Entry], Entry | None, Folder | None]] = [
             (self._scan(top), None, self._ignore_state(top))
@@ -165,27 +199,24 @@ class Tree:
         waiting: list[Entry] = []
         while stack:
             entries, hidden, ignore = stack[-1]
-            entry = next(entries, None)
-            if entry is None:
+            run, folder, inner = _next_run(entries, ignore)
+            is_hidden = folder is not None and inner is not None and inner.excluded
+            if run:
+                for entry in waiting:
+                    yield [entry]
+                waiting.clear()
+                yield run
+            if folder is None:
+                if run:
+                    continue
                 stack.pop()
                 if waiting and waiting[-1] is hidden:
                     waiting.pop()
-                continue
-            inner = None
-            if ignore is not None:
-                name = entry.path.rpartition("/")[2]
-                if ignore.excludes(name):
-                    if entry.is_dir and not (inner := ignore.enter(name)).hopeless:
-                        waiting.append(entry)
-                        stack.append((self._scan(entry.path), entry, inner))
-                    continue
-                inner = ignore.enter(name) if entry.is_dir else None
-            if waiting:
-                yield from waiting
-                waiting.clear()
-            yield entry
-            if entry.is_dir and (enters is None or enters(entry)):
-                stack.append((self._scan(entry.path), None, inner))
+            elif is_hidden:
+                waiting.append(folder)
+                stack.append((self._scan(folder.path), folder, inner))
+            elif enters is None or enters(folder):
+                stack.append((self._scan(folder.path), None, inner))
 
     def children(self, folder: str) -> Iterator[Entry]:
         """What is in the folder and not hidden (a hidden folder counts when something below it is not)."""
@@ -250,7 +281,7 @@ class Tree:
         """As `open`, and what fstat says of the descriptor."""
         handle = self._open_known(path, _READ_FILE)
         info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
+        if info.st_mode & 0o170000 != 0o100000:
             os.close(handle)
             raise StagewrightError(f"cannot read {self.label}/{path}: it is no longer an ordinary file")
         return handle, info
@@ -337,12 +368,15 @@ class TreeAtHand(Tree):
 
     def _open(self, path: str, flags: int) -> int:
         folder, _, name = path.rpartition("/")
-        if len(path) <= _MAX_NEAR and path.count("/") < _MAX_WAY and name not in (".", ".."):
-            try:
-                return os.open(name or ".", flags | os.O_NOFOLLOW, dir_fd=self._enter(self._base(path), folder))
-            except OSError:
-                # What is wrong is for the kernel to say below.
-                pass
+        base, way = self._base(path), self._way
+        try:
+            if way and way[-1][0] == folder and base == self._way_base and name not in _NO_NAMES:
+                return os.open(name, flags | os.O_NOFOLLOW, dir_fd=way[-1][1])
+            if len(path) <= _MAX_NEAR and path.count("/") < _MAX_WAY and name not in (".", ".."):
+                return os.open(name or ".", flags | os.O_NOFOLLOW, dir_fd=self._enter(base, folder))
+        except OSError:
+            # What is wrong is for the kernel to say below.
+            pass
         return super()._open(path, flags)
 
     def _enter(self, base: int, folder: str) -> int:

@@ -142,3 +142,64 @@ def test_threads_do_not_disturb_each_other() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(4)))
+
+
+def packed_folder(names: int) -> FileTable:
+    return FileTable(4, filled([f"d/{number:03}" for number in range(names)]).pack())
+
+
+@pytest.fixture
+def whole_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filetable, "_PIECE_FILES", 1024)
+
+
+@pytest.mark.usefixtures("whole_folders")
+def test_files_that_are_as_they_were_are_found_at_once() -> None:
+    table = packed_folder(100)
+    names = [f"{number:03}" for number in range(100)]
+    notes = [note(number) for number in range(100)]
+    starts = [one[:3] for one in notes]
+    assert table.run("d", names, starts) == notes
+    # Once more, and in pieces between which other folders are asked for.
+    for first, end in ((0, 10), (10, 11), (11, 100), (0, 100)):
+        assert table.run("d", names[first:end], starts[first:end]) == notes[first:end]
+        assert table.run("other", ["a"], [b"abc"]) is None
+    assert dict(table.items()) == {f"d/{name}": one for name, one in zip(names, notes, strict=True)}
+
+
+@pytest.mark.parametrize("other", ["names", "order", "start", "more", "end"])
+def test_files_that_are_not_as_they_were_are_not_found_at_once(other: str) -> None:
+    table = packed_folder(9)
+    names = [f"{number:03}" for number in range(9)]
+    notes = [note(number) for number in range(9)]
+    starts = [one[:4] for one in notes]
+    if other == "names":
+        names[4] = "x"
+    elif other == "order":
+        names[3:5] = names[4], names[3]
+    elif other == "start":
+        starts[6] = note(66)
+    elif other == "more":
+        names, starts = [*names, "9"], [*starts, note(0)]
+    else:
+        names, starts = names[5:], starts[5:]
+    assert table.run("d", names, starts) is None
+    # One by one they are found; nothing is found at once then as long as they are spread out.
+    assert [table.get(f"d/{number:03}") for number in range(9)] == notes
+    table.put("d/new", note(77))
+    assert table.run("d", ["000"], [note(0)]) is None
+    again = FileTable(4, table.pack())
+    assert dict(again.items()) == dict(table.items())
+    assert len(again) == 10
+
+
+@pytest.mark.usefixtures("whole_folders")
+def test_what_was_found_at_once_was_asked_for() -> None:
+    paths = [f"d{folder}/{number:04}" for folder in range(3) for number in range(1000)]
+    table = FileTable(4, filled(paths).pack())
+    asked = [f"d1/{number:04}" for number in range(200)]
+    assert table.run("d1", [path[3:] for path in asked], [note(1000 + number) for number in range(200)])
+    assert {path for path, _ in FileTable(4, table.pack()).items()} == set(asked)
+    # Also when it is asked for more, one by one.
+    assert table.get("d1/0500") == note(1500)
+    assert {path for path, _ in FileTable(4, table.pack()).items()} == {*asked, "d1/0500"}
