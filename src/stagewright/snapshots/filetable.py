@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 
 # So many pieces are spread out at any time: the folders on the way to a file, which is asked for behind others of its
@@ -142,7 +141,12 @@ class FileTable:
     def _at_hand(self, folder: str, name: str) -> tuple[str, _Notes, _Notes]:
         """The piece that a file belongs to, spread out as long as no others take its place."""
         firsts = self._firsts.get(folder)
-        piece = f"{folder}\0{firsts[bisect_right(firsts, name) - 1]}" if firsts else folder
+        piece = folder
+        if firsts:
+            # Few contexts have such a folder.
+            from bisect import bisect_right
+
+            piece = f"{folder}\0{firsts[bisect_right(firsts, name) - 1]}"
         _, last, idle, used = self._last
         if piece != last:
             idle, used = self._spread_out(piece)
@@ -167,6 +171,8 @@ class FileTable:
 
     def _split(self, folder: str, piece: str) -> None:
         """Make two of a piece that is spread out."""
+        from bisect import insort
+
         parts = self._spread.pop(piece)
         for known in (self._packed, self._used):
             known.pop(piece, None)
