@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forks
 from processes import commands
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPTS = PROJECT / "scripts"
 EXAMPLES = PROJECT / "examples"
+PROGRAM = (sys.executable, "-m", "stagewright")
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ class Stagewright:
     root: Path
     config: Path
     build_flags: tuple[str, ...] = ()
-    program: tuple[str, ...] = (sys.executable, "-m", "stagewright")
+    program: tuple[str, ...] = PROGRAM
 
     def run(
         self, command: str, *arguments: object, check: bool = True, env: Mapping[str, str] | None = None
@@ -100,14 +102,12 @@ class Stagewright:
         """Run one command; with `check` a status other than 0 fails the test and shows what was printed."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STAGEWRIGHT_")}
         inherited.pop("SOURCE_DATE_EPOCH", None)
-        done = subprocess.run(
-            [*self.program, command, "--root", self.root, "--config", self.config]
-            + [str(argument) for argument in arguments],
-            capture_output=True,
-            text=True,
-            env=inherited | dict(env or {}),
-            check=False,
-        )
+        words = [command, "--root", str(self.root), "--config", str(self.config), *map(str, arguments)]
+        env = inherited | dict(env or {})
+        if self.program == PROGRAM:
+            done = forks.run(words, env)
+        else:
+            done = subprocess.run([*self.program, *words], capture_output=True, text=True, env=env, check=False)
         if check:
             assert done.returncode == 0, (
                 f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr[-20000:]}"

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
+from forks import server_pids
 from harness import Build, Files, Stagewright
+from processes import command_of
 
 END_TIMEOUT_S = 60.0
 
@@ -81,10 +83,16 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 
 
 def wait_for_children() -> None:
-    """Return once this process has no children; fails the test where one does not end."""
-    while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        process = os.pidfd_open(int(children[0]))
+    """Return once this process has no children but those that wait for commands; fails where one does not end."""
+
+    def children() -> set[int]:
+        pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        return {int(pid) for pid in pids} - server_pids()
+
+    while left := children():
+        child = left.pop()
+        process = os.pidfd_open(child)
         ended = select.select([process], [], [], END_TIMEOUT_S)[0]
         os.close(process)
-        assert ended, f"still there: {Path(f'/proc/{children[0]}/cmdline').read_bytes()!r}"
-        os.waitpid(int(children[0]), 0)
+        assert ended, f"still there: {command_of(child)!r}"
+        os.waitpid(child, 0)
