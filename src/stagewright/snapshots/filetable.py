@@ -77,8 +77,14 @@ class FileTable:
         The same as asking for each, at a part of the cost. Of a folder in several pieces nothing is known so.
         """
         with self._lock:
-            if folder in self._firsts or folder in self._spread:
+            if folder in self._firsts:
                 return None
+            if folder in self._spread:
+                if self._spread[folder][0]:
+                    return None
+                # All were asked for one by one, and now they are once more.
+                self._fold(folder)
+                self._last = _NOTHING
             row = self._rows.pop(folder, None)
             if row is None:
                 if len(self._rows) >= _PIECES_SPREAD:

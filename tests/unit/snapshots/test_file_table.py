@@ -184,10 +184,13 @@ def test_files_that_are_not_as_they_were_are_not_found_at_once(other: str) -> No
     else:
         names, starts = names[5:], starts[5:]
     assert table.run("d", names, starts) is None
-    # One by one they are found; nothing is found at once then as long as they are spread out.
-    assert [table.get(f"d/{number:03}") for number in range(9)] == notes
-    table.put("d/new", note(77))
+    # One by one they are found, and once all were asked for, at once again.
+    assert [table.get(f"d/{number:03}") for number in range(8)] == notes[:8]
     assert table.run("d", ["000"], [note(0)]) is None
+    assert table.get("d/008") == notes[8]
+    assert table.run("d", ["000"], [note(0)]) == (None if filetable._PIECE_FILES < 9 else [note(0)])
+    table.put("d/new", note(77))
+    assert table.get("d/new") == note(77)
     again = FileTable(4, table.pack())
     assert dict(again.items()) == dict(table.items())
     assert len(again) == 10
