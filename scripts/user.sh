@@ -82,10 +82,10 @@ make_standins() {
     chown -R "$test_user:" "$home/.cache"
 }
 
-# The user's processes, also those of the subordinate ids.
+# The user's processes, also those of the subordinate ids, but for those that have ended and that init has yet to note.
 processes_of_test_user() {
-    ps -e -o uid=,pid=,args= | awk -v uid="$uid" -v first="$first" -v last="$last" \
-        '$1 == uid || ($1 >= first && $1 <= last)'
+    ps -e -o uid=,pid=,stat=,args= | awk -v uid="$uid" -v first="$first" -v last="$last" \
+        '$3 !~ /^Z/ && ($1 == uid || ($1 >= first && $1 <= last))'
 }
 
 # The files of the subordinate ids. Takes what find does with them.
