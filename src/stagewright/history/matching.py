@@ -14,6 +14,7 @@ from stagewright.patterns import pattern
 
 # The table that aligns two stretches has as many cells as their lengths multiplied.
 _MOST_CELLS = 250_000
+_MOST_PAIRS = 10_000
 
 Token = tuple[str, str]
 # What a stage without a name is called, and the only one.
@@ -60,15 +61,27 @@ def _by_stage(steps: Sequence[Step]) -> dict[str, list[int]]:
 def _same_stages(old: Mapping[str, list[Token]], new: Mapping[str, list[Token]]) -> dict[str, str]:
     """The old names of stages by the new ones: those of one name, and of the others those that have most in common.
 
-    Numbers are no names: where a stage was inserted, those behind it have others.
+    Numbers are no names: where a stage was inserted, those behind it have others. Of those, what is the same is looked
+    for first; the rest is taken in order where there is too much of it to compare each with each.
     """
     same = {name: name for name in new if name in old and not _NUMBERED.fullmatch(name)}
-    olds, news = [name for name in old if name not in same], [name for name in new if name not in same]
+    unchanged: dict[tuple[Token, ...], list[str]] = {}
+    for name in reversed([name for name in old if name not in same]):
+        unchanged.setdefault(tuple(old[name]), []).append(name)
+    for name in [name for name in new if name not in same]:
+        if known := unchanged.get(tuple(new[name])):
+            same[name] = known.pop()
+    taken = set(same.values())
+    olds, news = [name for name in old if name not in taken], [name for name in new if name not in same]
+    if len(olds) * len(news) > _MOST_PAIRS:
+        return {**same, **dict(zip(news, olds, strict=False))}
     common = {(a, b): (Counter(new[a]) & Counter(old[b])).total() for a in news for b in olds}
-    pairs = sorted(common, key=lambda pair: (-common[pair], abs(news.index(pair[0]) - olds.index(pair[1]))))
-    for stage, before in pairs:
-        if stage not in same and before not in same.values():
-            same[stage] = before
+    before, after = ({name: place for place, name in enumerate(names)} for names in (olds, news))
+    pairs = sorted(common, key=lambda pair: (-common[pair], abs(after[pair[0]] - before[pair[1]])))
+    for stage, known_as in pairs:
+        if stage not in same and known_as not in taken:
+            same[stage] = known_as
+            taken.add(known_as)
     return same
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stagewright.history import matching
 from stagewright.history.matching import align
 
 
@@ -37,3 +38,24 @@ def test_long_files_are_aligned_without_a_table() -> None:
     assert found[1] == 0
     assert found[1999] == 1999
     assert len(found) == 1999
+
+
+def stages_of(*texts: str) -> dict[str, list[tuple[str, str]]]:
+    """Stages without names, each of instructions with a semicolon between them."""
+    return {f"stage-{number}": [("exec", line) for line in text.split(";")] for number, text in enumerate(texts)}
+
+
+def test_stages_without_names_are_told_by_what_they_have_in_common() -> None:
+    old = stages_of("RUN a;RUN b", "RUN c;RUN d;RUN e", "RUN f")
+    new = stages_of("RUN x", "RUN a;RUN b", "RUN f", "RUN c;RUN d;RUN y")
+    assert matching._same_stages(old, new) == {"stage-1": "stage-0", "stage-2": "stage-2", "stage-3": "stage-1"}
+
+
+def test_stages_that_are_what_they_were_are_not_compared_with_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"RUN {number};RUN again" for number in range(2000)]
+    monkeypatch.setattr(matching, "Counter", None)
+    same = matching._same_stages(stages_of(*texts), stages_of("RUN new", *texts))
+    assert same == {f"stage-{number + 1}": f"stage-{number}" for number in range(2000)}
+    # Where all are others, as many are taken in their order.
+    same = matching._same_stages(stages_of(*texts), stages_of(*(f"{text} now" for text in texts)))
+    assert same == {f"stage-{number}": f"stage-{number}" for number in range(2000)}
