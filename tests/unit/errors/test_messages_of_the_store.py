@@ -116,7 +116,7 @@ class Launcher:
     def __init__(self, answer: Callable[[socket.socket], None]) -> None:
         self._answer = answer
 
-    def start(self, status: int, *others: int) -> None:
+    def start(self, kind: bytes, status: int, *others: int) -> None:
         # It stays, for what it is told.
         self._theirs = socket.socket(fileno=socket.dup(status))
         self._answer(self._theirs)
