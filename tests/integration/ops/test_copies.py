@@ -464,5 +464,6 @@ def test_a_copy_by_several_threads_ends_with_what_goes_wrong(bench: Bench) -> No
         Copier(tree, Target(layer, None), check).copy_contents(tree.entry(""), "")
     os.close(layer)
     bench.snapshots.discard(draft)
+    bench.snapshots.close()
     bench.next_build()
     assert os.listdir("/proc/self/fd") == handles
