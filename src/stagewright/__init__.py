@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stagewright.version import VERSION
 
+# As the launcher of steps, which imports this, does without `typing`.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stagewright.api import build
 

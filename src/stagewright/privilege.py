@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from stagewright.errors import PrivilegeNeededError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stagewright.errors import PrivilegeNeededError
 
 _CAP_SYS_ADMIN = 1 << 21
 
@@ -24,6 +26,9 @@ def require() -> None:
     After `forgo`, nothing is raised: the build does without.
     """
     if not is_privileged() and not _forgone:
+        # The launcher of steps, which asks other things here, does without what errors import.
+        from stagewright.errors import PrivilegeNeededError
+
         raise PrivilegeNeededError
 
 
@@ -37,6 +42,8 @@ def forgo(refused: PrivilegeNeededError) -> None:
     if os.geteuid() != 0:
         lacking.insert(0, "user ID 0")
     if lacking:
+        from stagewright.errors import PrivilegeNeededError
+
         hint = (
             "allow user namespaces, or run it as root with a container's default capabilities;"
             f" lacking: {', '.join(lacking)}"

@@ -8,7 +8,6 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from stagewright.errors import StagewrightError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from stagewright.ops.sharing import Sharer
+    from stagewright.snapshots.links import Found
 
 _SMALL = 1 << 18
 _CHUNK = 1 << 26
@@ -91,7 +91,7 @@ class Copier:
         handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._target.layer)
         try:
             self._clear(path, name, handle)
-            if not self._make(entry, handle, name, path):
+            if not self._make(entry, handle, name, path, self._find([entry], [path])[0]):
                 self._copy_regular(self._tree, entry, handle, name)
         finally:
             os.close(handle)
@@ -103,22 +103,14 @@ class Copier:
         """
         with self._closing(), Crew() as crew:
             folders = [self._open(top, path, fresh=False, take_metadata=take_metadata)]
-            for entry in chain.from_iterable(self._below(top)):
+            for run in self._below(top):
                 self._check()
-                while not entry.path.startswith(folders[-1].prefix):
+                while not run[0].path.startswith(folders[-1].prefix):
                     self._leave(folders.pop(), crew)
                 folder = folders[-1]
-                name = entry.path[len(folder.prefix) :]
-                inner = f"{folder.path}/{name}" if folder.path else name
-                if entry.is_dir:
-                    folders.append(self._enter(entry, folder, inner, name))
-                    continue
-                if not folder.fresh:
-                    self._clear(inner, name, folder.handle)
-                if not self._make(entry, folder.handle, name, inner):
-                    folder.files.append((entry, name))
-                    if len(folder.files) == _BATCH:
-                        self._copy_files(folder, crew)
+                self._make_run([entry for entry in run if not entry.is_dir], folder, crew)
+                if run[-1].is_dir:
+                    folders.append(self._enter(run[-1], folder))
             while folders:
                 self._leave(folders.pop(), crew)
             crew.finish()
@@ -138,7 +130,22 @@ class Copier:
         self._handles.add(handle)
         return _Folder(entry, f"{entry.path}/" if entry.path else "", path, handle, fresh, take_metadata)
 
-    def _enter(self, entry: Entry, parent: _Folder, path: str, name: str) -> _Folder:
+    def _make_run(self, entries: list[Entry], folder: _Folder, crew: Crew) -> None:
+        """Make entries of one folder, none of them a folder, or have them made."""
+        names = [entry.path[len(folder.prefix) :] for entry in entries]
+        paths = [f"{folder.path}/{name}" for name in names] if folder.path else names
+        if not folder.fresh:
+            for name, path in zip(names, paths, strict=True):
+                self._clear(path, name, folder.handle)
+        for entry, name, path, found in zip(entries, names, paths, self._find(entries, paths), strict=True):
+            if not self._make(entry, folder.handle, name, path, found):
+                folder.files.append((entry, name))
+                if len(folder.files) == _BATCH:
+                    self._copy_files(folder, crew)
+
+    def _enter(self, entry: Entry, parent: _Folder) -> _Folder:
+        name = entry.path[len(parent.prefix) :]
+        path = f"{parent.path}/{name}" if parent.path else name
         known = None if parent.fresh else self._target.lstat(path)
         if known is None:
             os.mkdir(name, 0o700, dir_fd=parent.handle)
@@ -198,11 +205,23 @@ class Copier:
             # It lies below the layer; the new file will hide it.
             pass
 
-    def _make(self, entry: Entry, folder: int, name: str, path: str) -> bool:
+    def _find(self, entries: list[Entry], paths: list[str]) -> list[Found | None]:
+        """The files of other snapshots that may do for a copy of these, which are of one folder, and have one name."""
+        found: list[Found | None] = [None] * len(entries)
+        if self._sharer is not None:
+            infos = [entry.info for entry in entries]
+            asked = [at for at, info in enumerate(infos) if stat.S_ISREG(info.st_mode) and info.st_nlink == 1]
+            if asked:
+                answers = self._sharer.find(self._tree, [entries[at] for at in asked], [paths[at] for at in asked])
+                for at, answer in zip(asked, answers, strict=True):
+                    found[at] = answer
+        return found
+
+    def _make(self, entry: Entry, folder: int, name: str, path: str, found: Found | None) -> bool:
         """Make what is no folder, but for a file that takes a copy of its own, which may wait (False)."""
         info = entry.info
         if stat.S_ISREG(info.st_mode):
-            return self._make_regular(entry, folder, name, path)
+            return self._make_regular(entry, folder, name, path, found)
         if stat.S_ISLNK(info.st_mode):
             os.symlink(self._tree.readlink(entry.path), name, dir_fd=folder)
             self._apply_special(info, folder, name)
@@ -218,15 +237,17 @@ class Copier:
             self._apply_special(info, folder, name)
         return True
 
-    def _make_regular(self, entry: Entry, folder: int, name: str, path: str) -> bool:
+    def _make_regular(self, entry: Entry, folder: int, name: str, path: str, found: Found | None) -> bool:
         info = entry.info
         if info.st_nlink > 1:
             known = self._links.setdefault((info.st_dev, info.st_ino), path)
             if known != path:
                 os.link(known, name, src_dir_fd=self._target.layer, dst_dir_fd=folder, follow_symlinks=False)
                 return True
+            if self._sharer is not None:
+                found = self._sharer.find(self._tree, [entry], [path])[0]
         self.size += info.st_size
-        if self._sharer is not None and self._link(self._sharer, entry, folder, name, path):
+        if found is not None and self._link(found, entry, folder, name):
             return True
         if info.st_nlink > 1:
             # Its other names will be links to this one.
@@ -234,18 +255,16 @@ class Copier:
             return True
         return False
 
-    def _link(self, sharer: Sharer, entry: Entry, folder: int, name: str, path: str) -> bool:
-        """Have another snapshot's file instead of a copy, if there is one that is as the copy would be."""
-        found = sharer.find(self._tree, entry, path)
-        if found is None:
-            return False
-        mode = stat.S_IMODE(entry.info.st_mode)
+    def _link(self, found: Found, entry: Entry, folder: int, name: str) -> bool:
+        """Have another snapshot's file instead of a copy, if it is as the copy would be."""
+        assert self._sharer is not None
+        mode = entry.info.st_mode & 0o7777
         owner = self._owner or self._tree.owner
         return (
-            stat.S_IMODE(found.info.st_mode) == (self._mode(mode, False) if self._mode else mode)
-            and found.info.st_mtime_ns == self._times(entry.info)[1]
+            found.info.st_mode & 0o7777 == (self._mode(mode, False) if self._mode else mode)
+            and found.info.st_mtime_ns == (entry.info.st_mtime_ns if self._mtime is None else self._mtime * 10**9)
             and (owner is None or owner == owners.read(found.info, found.path))
-            and sharer.giver.link(found, folder, name)
+            and self._sharer.giver.link(found, folder, name)
         )
 
     def _copy_regular(self, tree: TreeAtHand, entry: Entry, folder: int, name: str) -> None:

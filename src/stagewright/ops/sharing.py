@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from stagewright.graph.ops import FileOp
@@ -22,14 +23,15 @@ _WORTH_BYTES = 1 << 20
 
 
 class Sharer(Protocol):
-    """Finds, for a regular file that is copied to a path of the layer, one that has the same content and attributes.
+    """Finds, for regular files of one folder that are copied to paths in one folder of the layer, for each one that has
+    the same content and attributes, or None.
 
     Owner, mode and times are for the caller to compare.
     """
 
     giver: Giver
 
-    def find(self, tree: Tree, entry: Entry, path: str) -> Found | None: ...
+    def find(self, tree: Tree, entries: Sequence[Entry], paths: Sequence[str]) -> list[Found | None]: ...
 
 
 class SnapshotSharer:
@@ -38,8 +40,11 @@ class SnapshotSharer:
     def __init__(self, giver: Giver) -> None:
         self.giver = giver
 
-    def find(self, tree: Tree, entry: Entry, path: str) -> Found | None:
+    def find(self, tree: Tree, entries: Sequence[Entry], paths: Sequence[str]) -> list[Found | None]:
         """See `Sharer`."""
+        return [self._find(tree, entry) for entry in entries]
+
+    def _find(self, tree: Tree, entry: Entry) -> Found | None:
         known_path = tree.path_in_layer(entry.path) if isinstance(tree, SnapshotTree) else None
         if known_path is not None:
             return Found(known_path, entry.info)
@@ -72,14 +77,25 @@ class ContextSharer:
         """Whether copying it all again would take longer than remembering it."""
         return self._bytes + len(self.made_digests) // 32 * _FILE_BYTES >= _WORTH_BYTES
 
-    def find(self, tree: Tree, entry: Entry, path: str) -> Found | None:
+    def find(self, tree: Tree, entries: Sequence[Entry], paths: Sequence[str]) -> list[Found | None]:
         """See `Sharer`."""
-        name = os.fsencode(path)
-        digest = self._digests.digest(tree, entry)
-        self.made_paths += b"%b\0" % name
-        self.made_digests += digest
-        self._bytes += entry.info.st_size
-        return self.giver.find(name) if self._known is not None and self._known.get(path) == digest else None
+        digests = self._digests.known(entries)
+        if digests is None:
+            digests = [self._digests.digest(tree, entry) for entry in entries]
+        names = os.fsencode("\0".join(paths))
+        self.made_paths += b"%b\0" % names
+        self.made_digests += b"".join(digests)
+        self._bytes += sum(entry.info.st_size for entry in entries)
+        if self._known is None:
+            return [None] * len(entries)
+        folder = paths[0].rpartition("/")[0]
+        start = len(folder) + 1 if folder else 0
+        if self._known.run(folder, [path[start:] for path in paths], digests) is not None:
+            return [self.giver.find(name) for name in names.split(b"\0")]
+        return [
+            self.giver.find(name) if self._known.get(path) == digest else None
+            for name, path, digest in zip(names.split(b"\0"), paths, digests, strict=True)
+        ]
 
 
 class Sharing:
