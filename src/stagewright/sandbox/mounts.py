@@ -16,6 +16,7 @@ from stagewright.sandbox import kernel, paths, wire
 from stagewright.sandbox.kernel_mounts import DEVICES, KernelMounts
 from stagewright.sandbox.stage import LOCKED, Stage
 from stagewright.sandbox.stubs import StubRecorder
+from stagewright.snapshots import volatile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class FileSystem:
         held: list[int] = []
         try:
             if upper is not None and work is not None:
-                rest += [("upperdir", _short(upper, held)), ("workdir", _short(work, held))]
+                volatile.forget(work)
+                rest += [("volatile", None), ("upperdir", _short(upper, held)), ("workdir", _short(work, held))]
             short_lowers = [_short(lower, held) for lower in lowers]
             try:
                 return kernel.new_filesystem("overlay", [*(("lowerdir+", path) for path in short_lowers), *rest])

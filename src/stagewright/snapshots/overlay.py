@@ -12,7 +12,7 @@ from functools import cache
 
 from stagewright import privilege
 from stagewright.errors import StoreError
-from stagewright.snapshots import syscalls
+from stagewright.snapshots import syscalls, volatile
 
 # The kernel's OVL_MAX_STACK.
 MAX_LOWERS = 500
@@ -151,8 +151,7 @@ def _mount_by_descriptor(
         for lower in lowers:
             syscalls.fsconfig_string(fd, "lowerdir+", lower)
         if upper is not None and work is not None:
-            _forget_volatile(work)
-            # Without it each unmount, and each fsync of a step, syncs the disk for a draft that would not survive.
+            volatile.forget(work)
             syscalls.fsconfig_flag(fd, "volatile")
             syscalls.fsconfig_string(fd, "upperdir", upper)
             syscalls.fsconfig_string(fd, "workdir", work)
@@ -178,7 +177,7 @@ def _mount_by_string(
         parts.append("userxattr")
     parts.append("lowerdir=" + ":".join(os.path.relpath(lower, base) for lower in lowers))
     if upper is not None and work is not None:
-        _forget_volatile(work)
+        volatile.forget(work)
         parts += ["volatile", f"upperdir={os.path.relpath(upper, base)}", f"workdir={os.path.relpath(work, base)}"]
     data = ",".join(parts)
     if len(data) > _MAX_OPTIONS:
@@ -204,16 +203,3 @@ def _mount_by_string(
     if isinstance(outcome[0], OSError):
         raise outcome[0]
     return outcome[0]
-
-
-def _forget_volatile(work: str) -> None:
-    """Remove the mark by which the kernel refuses a second mount of a volatile upper directory.
-
-    It stands for "the machine may have crashed since"; a draft does not outlive its process, let alone a crash.
-    """
-    mark = os.path.join(work, "work", "incompat", "volatile")
-    try:
-        os.unlink(os.path.join(mark, "dirty"))
-        os.rmdir(mark)
-    except FileNotFoundError:
-        pass

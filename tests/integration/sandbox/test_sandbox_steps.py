@@ -426,3 +426,9 @@ def test_a_root_without_any_layer_below(box: Box, busybox: str, tmp_path: Path) 
 def test_nul_characters_are_refused(box: Box) -> None:
     with pytest.raises(SandboxError, match="NUL"):
         box.run("echo", "a\0b")
+
+
+def test_neither_a_step_nor_its_end_syncs_the_disk(box: Box) -> None:
+    mounts = box.sh("cat /proc/self/mountinfo").out.splitlines()
+    (root,) = (line for line in mounts if line.split()[4] == "/")
+    assert "volatile" in root.rsplit(" ", 1)[1].split(",")
