@@ -6,6 +6,8 @@
 begin_with_own_tmp() {
     [ "$(id -u)" = 0 ] || return 0
     case "$PWD/" in /tmp/*) return 0 ;; esac
+    # What a variable leads to, such as certificates or a folder for temporary files, has to stay in sight.
+    ! env | grep -q '[=:]/tmp/.' || return 0
     if [ -z "${STAGEWRIGHT_OWN_TMP:-}" ]; then
         ! unshare --mount true 2>/dev/null || STAGEWRIGHT_OWN_TMP=yes exec unshare --mount scripts/test "$@"
         return 0
