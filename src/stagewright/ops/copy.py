@@ -258,11 +258,11 @@ class Copier:
     def _link(self, found: Found, entry: Entry, folder: int, name: str) -> bool:
         """Have another snapshot's file instead of a copy, if it is as the copy would be."""
         assert self._sharer is not None
-        mode = entry.info.st_mode & 0o7777
+        mode = stat.S_IMODE(entry.info.st_mode)
         owner = self._owner or self._tree.owner
         return (
-            found.info.st_mode & 0o7777 == (self._mode(mode, False) if self._mode else mode)
-            and found.info.st_mtime_ns == (entry.info.st_mtime_ns if self._mtime is None else self._mtime * 10**9)
+            stat.S_IMODE(found.info.st_mode) == (self._mode(mode, False) if self._mode else mode)
+            and found.info.st_mtime_ns == self._times(entry.info)[1]
             and (owner is None or owner == owners.read(found.info, found.path))
             and self._sharer.giver.link(found, folder, name)
         )

@@ -89,6 +89,7 @@ class FileRunner:
                 return False
         return True
 
+
 def _op(vertex: Vertex) -> FileOp:
     assert isinstance(vertex.op, FileOp)
     return vertex.op

@@ -88,9 +88,7 @@ class ContextSharer:
         self._bytes += sum(entry.info.st_size for entry in entries)
         if self._known is None:
             return [None] * len(entries)
-        folder = paths[0].rpartition("/")[0]
-        start = len(folder) + 1 if folder else 0
-        if self._known.run(folder, [path[start:] for path in paths], digests) is not None:
+        if self._known.run(paths, digests) is not None:
             return [self.giver.find(name) for name in names.split(b"\0")]
         return [
             self.giver.find(name) if self._known.get(path) == digest else None

@@ -34,11 +34,15 @@ READONLY_IN_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 """The nodes in /dev: name, major and minor number."""
-_DEVICE_LINKS = (
+DESCRIPTOR_LINKS = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
+)
+"""The links in /dev to a process's open files: name, and where it leads."""
+_DEVICE_LINKS = (
+    *DESCRIPTOR_LINKS,
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )

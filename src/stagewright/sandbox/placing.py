@@ -17,16 +17,10 @@ from typing import Any
 from stagewright.errors import SandboxError
 from stagewright.records import dataclass
 from stagewright.sandbox import paths, stubs
+from stagewright.sandbox.kernel_mounts import DESCRIPTOR_LINKS, DEVICES
 from stagewright.snapshots import owners
 from stagewright.snapshots.tree import copy_entry, copy_metadata, remove_tree, times_kept, walk
 
-_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
-_DEVICE_LINKS = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-)
 _RANDOM_BYTES = 1 << 16
 # What programs ask of /proc that is the same for all processes.
 _PROC_FILES = (
@@ -200,13 +194,13 @@ class Placement:
 
     def _make_devices(self) -> str:
         folder = self._make_folder(0o755)
-        for name, major, minor in _DEVICES:
+        for name, major, minor in DEVICES:
             path = os.path.join(folder, name)
             if not _make_device(path, os.makedev(major, minor)) and name in ("null", "random", "urandom"):
                 with open(path, "wb") as file:
                     file.write(b"" if name == "null" else os.urandom(_RANDOM_BYTES))
                 os.chmod(path, 0o666)  # noqa: S103 -- as the device has it
-        for name, target in _DEVICE_LINKS:
+        for name, target in DESCRIPTOR_LINKS:
             os.symlink(target, os.path.join(folder, name))
         shm = os.path.join(folder, "shm")
         os.mkdir(shm)

@@ -71,11 +71,14 @@ class FileTable:
                     used[name] = note
             return note
 
-    def run(self, folder: str, names: list[str], starts: Sequence[bytes]) -> list[bytes] | None:
-        """The notes on files that were packed one behind the other, if each begins with just that, else None.
+    def run(self, paths: Sequence[str], starts: Sequence[bytes]) -> list[bytes] | None:
+        """The notes on files of one folder that were packed one behind the other, if each begins with that, else None.
 
         The same as asking for each, at a part of the cost. Of a folder in several pieces nothing is known so.
         """
+        folder = paths[0].rpartition("/")[0]
+        begin = len(folder) + 1 if folder else 0
+        names = [path[begin:] for path in paths]
         with self._lock:
             if folder in self._firsts:
                 return None

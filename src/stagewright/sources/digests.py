@@ -104,11 +104,9 @@ class StatIndex(FileDigests):
 
     def known(self, entries: Sequence[Entry]) -> list[bytes] | None:
         """See `FileDigests.known`."""
-        folder = entries[0].path.rpartition("/")[0]
-        start = len(folder) + 1 if folder else 0
         infos = [entry.info for entry in entries]
         stamps = [_stamp(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns) for info in infos]
-        notes = self._files.run(folder, [entry.path[start:] for entry in entries], stamps)
+        notes = self._files.run([entry.path for entry in entries], stamps)
         return None if notes is None else [note[_STAMP.size :] for note in notes]
 
     def save(self) -> None:

@@ -159,11 +159,11 @@ def test_files_that_are_as_they_were_are_found_at_once() -> None:
     names = [f"{number:03}" for number in range(100)]
     notes = [note(number) for number in range(100)]
     starts = [one[:3] for one in notes]
-    assert table.run("d", names, starts) == notes
+    assert table.run([f"d/{name}" for name in names], starts) == notes
     # Once more, and in pieces between which other folders are asked for.
     for first, end in ((0, 10), (10, 11), (11, 100), (0, 100)):
-        assert table.run("d", names[first:end], starts[first:end]) == notes[first:end]
-        assert table.run("other", ["a"], [b"abc"]) is None
+        assert table.run([f"d/{name}" for name in names[first:end]], starts[first:end]) == notes[first:end]
+        assert table.run(["other/a"], [b"abc"]) is None
     assert dict(table.items()) == {f"d/{name}": one for name, one in zip(names, notes, strict=True)}
 
 
@@ -183,12 +183,12 @@ def test_files_that_are_not_as_they_were_are_not_found_at_once(other: str) -> No
         names, starts = [*names, "9"], [*starts, note(0)]
     else:
         names, starts = names[5:], starts[5:]
-    assert table.run("d", names, starts) is None
+    assert table.run([f"d/{name}" for name in names], starts) is None
     # One by one they are found, and once all were asked for, at once again.
     assert [table.get(f"d/{number:03}") for number in range(8)] == notes[:8]
-    assert table.run("d", ["000"], [note(0)]) is None
+    assert table.run(["d/000"], [note(0)]) is None
     assert table.get("d/008") == notes[8]
-    assert table.run("d", ["000"], [note(0)]) == (None if filetable._PIECE_FILES < 9 else [note(0)])
+    assert table.run(["d/000"], [note(0)]) == (None if filetable._PIECE_FILES < 9 else [note(0)])
     table.put("d/new", note(77))
     assert table.get("d/new") == note(77)
     again = FileTable(4, table.pack())
@@ -201,7 +201,7 @@ def test_what_was_found_at_once_was_asked_for() -> None:
     paths = [f"d{folder}/{number:04}" for folder in range(3) for number in range(1000)]
     table = FileTable(4, filled(paths).pack())
     asked = [f"d1/{number:04}" for number in range(200)]
-    assert table.run("d1", [path[3:] for path in asked], [note(1000 + number) for number in range(200)])
+    assert table.run(asked, [note(1000 + number) for number in range(200)])
     assert {path for path, _ in FileTable(4, table.pack()).items()} == set(asked)
     # Also when it is asked for more, one by one.
     assert table.get("d1/0500") == note(1500)
