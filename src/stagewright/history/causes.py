@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from stagewright.dockerfile import ast
-from stagewright.history.inputs import HIDDEN, shown_value
+from stagewright.history.inputs import HIDDEN, looks_secret, shown_value
 from stagewright.history.recipe import Origin, Recipe, variables_in
 from stagewright.history.steps import Step
 from stagewright.records import dataclass, field
@@ -70,7 +70,8 @@ def own_causes(sides: Sides, *, other_base: bool = False) -> list[Cause]:
         causes.append(cause_of("platform", sentence, old=old.platform, new=new.platform))
     written = (sides.old_recipe.written(old), sides.new_recipe.written(new))
     if old.op == new.op:
-        return causes
+        # Two values that are not recorded look the same in it.
+        return causes + [cause for cause in _expanded(sides) if looks_secret(cause.details.get("name", ""))]
     if written[0] != written[1]:
         causes.append(text_changed(*written))
     else:
@@ -120,9 +121,9 @@ def variable_cause(sides: Sides, name: str, within: tuple[str, ...] = ()) -> Cau
     """
     before, after = sides.old_inputs.get("args", {}).get(name), sides.new_inputs.get("args", {}).get(name)
     origin = sides.new_recipe.variable(sides.new, name)
-    if before != after and (origin is None or origin.keyword == "ARG"):
-        return _argument(name, before, after)
     known = sides.old_recipe.variable(sides.old, name)
+    if before != after and (origin is None or origin.keyword == "ARG"):
+        return _argument(name, _default(name, before, known), _default(name, after, origin))
     if origin is None or known is None:
         return None
     if origin.value != known.value:
@@ -132,6 +133,13 @@ def variable_cause(sides: Sides, name: str, within: tuple[str, ...] = ()) -> Cau
         if other not in (name, *within) and (cause := variable_cause(sides, other, (name, *within))) is not None:
             return cause
     return None
+
+
+def _default(name: str, given: str | None, origin: Origin | None) -> str | None:
+    """What an argument is: what was given, or else its default where that stands in the Dockerfile as it is."""
+    if given is not None or origin is None or origin.value is None or "$" in origin.value:
+        return given
+    return shown_value(name, origin.value)
 
 
 def _argument(name: str, before: str | None, after: str | None) -> Cause:

@@ -6,19 +6,19 @@ up to the roots, which are what a person did: a file, an argument, an instructio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.history import filelist
 from stagewright.history.archive import Archive, Build
 from stagewright.history.causes import Cause, Sides, cause_of, own_causes, text_changed, variable_cause
-from stagewright.history.filelist import Changes
+from stagewright.history.filelist import Changes, FileChange
 from stagewright.history.past import Past, Present, Reason
-from stagewright.history.steps import Step, copied_from
+from stagewright.history.steps import Step, copied_from, selected_from
 from stagewright.patterns import pattern
+from stagewright.records import replace
 
-_NAMED_FILES = 3
 _LABEL = 60
 
 
@@ -34,20 +34,26 @@ class Explainer:
         self._present = present
         self._pasts: dict[int, Past | None] = {}
         self._known: dict[tuple[int, int], list[Cause]] = {}
+        # What was said of the steps of each root.
+        self._told: dict[int, list[tuple[str, str, Mapping[str, Any]]]] = {}
         self.reasons: dict[int, Reason] = {}
 
     def explain(self, index: int) -> Reason:
         """Why the step of that index runs. Its key, and those of its inputs, have to be known."""
         reason = self._reason(index, self._past_of(index))
+        told = self._told.setdefault(reason.root, [])
+        if reason.root != index:
+            reason = replace(reason, also=tuple(cause for cause in reason.also if _told(cause) not in told))
+        told += [(reason.kind, reason.sentence, reason.details), *map(_told, reason.also)]
         self.reasons[index] = reason
         return reason
 
     def foresee(self, index: int, waits_for: int) -> Reason:
         """Of a step whose key shows only when the step `waits_for` has run: why it runs, or what that depends on."""
         past = self._past_of(index)
-        if past is None or self._present.no_cache[index] or self._certain(past, index):
-            return self.explain(index)
         step, source = self._present.steps[index], self._present.steps[waits_for]
+        if past is None or self._present.no_cache[index] or source.is_part or self._certain(past, index):
+            return self.explain(index)
         at = step.inputs.index(waits_for)
         if source.canonical is None or at == step.base:
             sentence = f"it runs if {self._label(waits_for)} does"
@@ -106,12 +112,12 @@ class Explainer:
         if not causes:
             causes = [self._same_key(past, step, past.steps[past.matched[index]], past.matched[index])]
         first = causes[0]
-        also = tuple(cause.sentence for cause in causes[1:])
+        also = tuple(causes[1:])
         if first.via is None:
             return Reason(first.kind, first.sentence, first.short, index, first.details, also, number)
         return self._followed(past, index, first, also)
 
-    def _followed(self, past: Past, index: int, first: Cause, also: tuple[str, ...]) -> Reason:
+    def _followed(self, past: Past, index: int, first: Cause, also: tuple[Cause, ...]) -> Reason:
         """A cause that lies further up: where it arose, and what it is there."""
         cause, at, number = first, index, past.build.number
         while cause.via is not None and cause.via not in self.reasons:
@@ -154,8 +160,8 @@ class Explainer:
         if step.is_image or step.kind == "source":
             sentence = "no recorded build of this context and Dockerfile has used it"
             return Reason("new-source", sentence, "not here yet", index)
-        past = next(iter(self._all_pasts()), None)
-        if past is not None and step.stage not in {self._present.steps[known].stage for known in past.matched}:
+        pasts = list(self._all_pasts())
+        if pasts and not any(step.stage in past.stages for past in pasts):
             sentence = f"the stage {step.stage or 'of this step'} never ran before: no recorded build has it"
             return Reason("new-stage", sentence, "new stage", index)
         if not step.is_instruction:
@@ -215,7 +221,7 @@ class Explainer:
         own = own_causes(sides, other_base=bool(inherited))
         if own:
             # So it reads something else, which is no cause of its own.
-            content = [cause for cause in content if cause.kind not in ("text", "source")]
+            content = [cause for cause in content if cause.kind not in ("text", "source") and _tells_files(cause)]
         arguments = [cause for cause in own if cause.kind == "build-arg"]
         rest = [cause for cause in own if cause.kind != "build-arg"]
         return [*inherited, *arguments, *rest, *content]
@@ -303,6 +309,9 @@ class Explainer:
             digests = sides.old.contents.get(str(old_at)), sides.new.contents.get(str(new_at))
             new_input, old_input = sides.new.inputs[new_at], sides.old.inputs[old_at]
             new, old = self._present.steps[new_input], past.steps[old_input]
+            if new.is_part and old.is_part:
+                # The folder stands for it, of which is known what it holds also before it is read.
+                digests = old.contents.get("0"), new.contents.get("0")
             if None not in digests:
                 if digests[0] == digests[1]:
                     continue
@@ -311,14 +320,35 @@ class Explainer:
             if sides.new.kind == "merge":
                 yield self._other_input(past, old_input, new_input)
             else:
-                yield self._files_cause(past, sides, (old_at, new_at), (old_input, new_input))
+                changes = self._changes(*digests)
+                if changes is not None and selected_from(sides.old, old_at) != selected_from(sides.new, new_at):
+                    # What only one of them reads is neither added nor removed.
+                    changes = changes.only(lambda change: change.kind not in ("added", "removed"))
+                yield from self._files_causes(past, sides, (old_at, new_at), (old_input, new_input), changes)
 
-    def _files_cause(self, past: Past, sides: Sides, at: tuple[int, int], inputs: tuple[int, int]) -> Cause:
+    def _files_causes(
+        self, past: Past, sides: Sides, at: tuple[int, int], inputs: tuple[int, int], changes: Changes | None
+    ) -> Iterator[Cause]:
+        """Why the files of an input are others; `at` are its places in the two steps, `inputs` what it is."""
+        new = self._present.steps[inputs[1]]
+        if (cause := _named_context_cause(sides)) is not None:
+            yield cause
+        elif new.is_part or _is_context(new):
+            yield from self._context_causes(past, self._present.steps[new.inputs[0]] if new.is_part else new, changes)
+        elif _is_archive(new) and changes is not None and changes.count:
+            where = " in the archive on standard input"
+            sentence, short = filelist.named(changes) + where, filelist.short(changes) + where
+            yield Cause("files", sentence, short, filelist.details(changes))
+        else:
+            yield self._input_cause(past, sides, at, inputs, changes)
+
+    def _input_cause(
+        self, past: Past, sides: Sides, at: tuple[int, int], inputs: tuple[int, int], changes: Changes | None
+    ) -> Cause:
+        """Why those of a stage, an image, an inline document or a remote source are others."""
         old, new = past.steps[inputs[0]], self._present.steps[inputs[1]]
         pair = Sides(old, new, past.recipe, self._present.recipe, past.inputs, self._present.inputs)
-        if (cause := _named_context_cause(sides)) is not None:
-            return cause
-        is_remote = new.kind == "source" and not new.is_image and not _is_context(new)
+        is_remote = new.kind == "source" and not new.is_image
         if is_remote and (cause := next(self._source_causes(pair), None)) is not None:
             return cause
         if self._is_inline(inputs[1]):
@@ -329,38 +359,42 @@ class Explainer:
             for variable in self._present.recipe.variables_in(sides.new):
                 if (found := variable_cause(sides, variable)) is not None:
                     return found
-        changes = self._changes(sides.old.contents.get(str(at[0])), sides.new.contents.get(str(at[1])))
-        if _is_context(new):
-            return self._context_cause(past, new, changes)
         name = _input_name(sides.new, at[1], new)
-        what = _sentence(changes, "/") if changes is not None and changes.count else "its files are others"
+        what = filelist.named(changes, "/") if changes is not None and changes.count else "its files are others"
         is_other_image = new.is_image and old.is_image and new.op != old.op and inputs[1] not in self.reasons
         if is_other_image and (cause := next(self._image_causes(pair), None)) is not None:
             return cause
         sentence = f"what it takes from {name} is not what it was: {what}"
+        details = filelist.details(changes)
         if new.canonical != old.canonical:
-            return Cause("copied", sentence, f"{name}: {_short_files(changes, '/')}", _files(changes), inputs[1])
-        return Cause("copied", sentence, f"files of {name} changed", _files(changes))
+            return Cause("copied", sentence, f"{name}: {filelist.short(changes, '/')}", details, inputs[1])
+        return Cause("copied", sentence, f"files of {name} changed", details)
 
-    def _context_cause(self, past: Past, context: Step, changes: Changes | None) -> Cause:
+    def _context_causes(self, past: Past, context: Step, changes: Changes | None) -> Iterator[Cause]:
         named = str(context.op["identifier"]).removeprefix("local://")
         where = "" if named == "context" else f" in the named context {named.removeprefix('_')}"
         if changes is None:
-            return cause_of("files", f"files of the build context{where} changed", "files of the context changed")
-        if not where and changes.count and past.ignore != list(self._present.ignore):
-            path = changes.first[0].path
-            more = f" and {changes.count - 1} more" if changes.count > 1 else ""
-            if self._newly_hidden(changes):
-                sentence = f"the ignore file hides {path}{more} now"
-                return Cause("ignored", sentence, sentence, _files(changes))
-            if _newly_shown(past, changes):
-                sentence = f"the ignore file does not hide {path}{more} any more"
-                return Cause("ignored", sentence, sentence, _files(changes))
-        sentence = _sentence(changes) or "it reads the same files in another way"
-        return Cause("files", sentence + where, _short_files(changes) + where, _files(changes))
+            yield cause_of("files", f"files of the build context{where} changed", "files of the context changed")
+            return
+        if not where and past.ignore != list(self._present.ignore):
+            matcher = Matcher(patterns_from(past.ignore))
 
-    def _newly_hidden(self, changes: Changes) -> bool:
-        return changes.kinds == {"removed"} and all(self._present.exists(change.path) for change in changes)
+            def is_hidden(change: FileChange) -> bool:
+                return change.kind == "removed" and self._present.exists(change.path)
+
+            def is_shown(change: FileChange) -> bool:
+                return change.kind == "added" and matcher.matches(change.path)
+
+            for counts, verdict in ((is_hidden, "hides {} now"), (is_shown, "does not hide {} any more")):
+                if (ignored := changes.only(counts)).count:
+                    more = f" and {ignored.count - 1} more" if ignored.count > 1 else ""
+                    sentence = f"the ignore file {verdict.format(ignored.first[0].path + more)}"
+                    yield Cause("ignored", sentence, sentence, filelist.details(ignored))
+            changes = changes.only(lambda change: not is_hidden(change) and not is_shown(change))
+            if not changes.count:
+                return
+        sentence = filelist.named(changes) or "it reads the same files in another way"
+        yield Cause("files", sentence + where, filelist.short(changes) + where, filelist.details(changes))
 
     def _changes(self, old: str | None, new: str | None) -> Changes | None:
         if old is None or new is None:
@@ -380,7 +414,8 @@ class Explainer:
         return None if step.base is None else step.inputs[step.base]
 
     def _label(self, index: int) -> str:
-        return _cut(self._present.steps[index].name)
+        step = self._present.steps[index]
+        return _cut(step.name.partition("@sha256:")[0] if step.is_image else step.name)
 
     def _place(self, index: int) -> str:
         name = self._present.steps[index].name
@@ -394,6 +429,19 @@ def _cut(text: str) -> str:
 
 def _is_context(step: Step) -> bool:
     return step.kind == "source" and str(step.op["identifier"]).startswith("local://")
+
+
+def _tells_files(cause: Cause) -> bool:
+    return cause.kind not in ("files", "copied") or bool(cause.details.get("count"))
+
+
+def _is_archive(step: Step) -> bool:
+    """Whether it is the build context that was given as an archive."""
+    return step.kind == "source" and str(step.op["identifier"]).startswith("archive://")
+
+
+def _told(cause: Cause) -> tuple[str, str, Mapping[str, Any]]:
+    return cause.kind, cause.sentence, cause.details
 
 
 def _image(step: Step) -> tuple[str, str]:
@@ -441,29 +489,6 @@ def _input_name(step: Step, at: int, source: Step) -> str:
     if source.stage and copied_from(step, at):
         return f"stage {source.stage}"
     return _cut(source.name) or "an inline document"
-
-
-def _newly_shown(past: Past, changes: Changes) -> bool:
-    matcher = Matcher(patterns_from(past.ignore))
-    return changes.kinds == {"added"} and all(matcher.matches(change.path) for change in changes)
-
-
-def _sentence(changes: Changes, prefix: str = "") -> str:
-    return filelist.sentence(changes.first[:_NAMED_FILES], changes.count, prefix=prefix)
-
-
-def _short_files(changes: Changes | None, prefix: str = "") -> str:
-    if changes is None or not changes.count:
-        return "files changed"
-    more = f" (+{changes.count - 1} more)" if changes.count > 1 else ""
-    return filelist.sentence(changes.first[:1], 1, prefix=prefix) + more
-
-
-def _files(changes: Changes | None) -> dict[str, Any]:
-    if changes is None:
-        return {}
-    named = [{name: value for name in c.__slots__ if (value := getattr(c, name))} for c in changes.first]
-    return {"files": named, "count": changes.count}
 
 
 def _date(seconds: float) -> str:

@@ -11,21 +11,27 @@ import heapq
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from stagewright.patterns import pattern
 from stagewright.records import dataclass
 
 # Enough to tell two contents of one file apart, and too little to be of use to anybody else.
 _DIGITS = 16
 _REGULAR = "10"
+# What would break the line, or steer a terminal.
+_CONTROLS = pattern("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # A block has so many files, or a few more.
 _BLOCK_FILES = 1024
 _READ = 1 << 16
 # So many of the changes are named, at most.
 _NAMED = 200
+# So many of them in a sentence.
+_TOLD = 3
 
-Kind = Literal["changed", "added", "removed", "mode", "owner"]
-_ORDER: tuple[Kind, ...] = ("changed", "added", "removed", "mode", "owner")
+Kind = Literal["type", "changed", "added", "removed", "mode", "owner"]
+_ORDER: tuple[Kind, ...] = ("type", "changed", "added", "removed", "mode", "owner")
+_TYPES = {0o100000: "a file", 0o040000: "a folder", 0o120000: "a link"}
 
 _Row = tuple[str, str, str, str, str]
 """What rows are ordered by, then path, mode, owner, content."""
@@ -33,7 +39,7 @@ _Row = tuple[str, str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What became of one file; `old` and `new` are modes or owners, where these alone differ."""
+    """What became of one file; `old` and `new` are modes or owners, where these alone differ, or what it is."""
 
     path: str
     kind: Kind
@@ -150,25 +156,30 @@ def unpack(data: bytes) -> FileList | None:
 
 
 class Changes:
-    """What is not the same in two lists: how much, and what of it is worth naming.
+    """What is not the same in two lists: how much, and what of it is worth naming. `counts` leaves the rest out.
 
     `first` are at most 200: files before folders, contents before modes, then by path.
     """
 
-    def __init__(self, old: FileList, new: FileList) -> None:
+    def __init__(self, old: FileList, new: FileList, counts: Callable[[FileChange], bool] = bool) -> None:
         self._lists = old, new
+        self._counts = counts
         self.count = 0
-        self.kinds: set[Kind] = set()
         self.first = [change for _, _, _, change in heapq.nsmallest(_NAMED, self._ranked(), key=_rank)]
 
     def __iter__(self) -> Iterator[FileChange]:
         """All of them, in the order of their paths."""
-        return (change for _, change in _differences(*self._lists))
+        return (change for _, change in _differences(*self._lists) if self._counts(change))
+
+    def only(self, counts: Callable[[FileChange], bool]) -> Changes:
+        """Those of them of which the function says that they count."""
+        return Changes(*self._lists, lambda change: self._counts(change) and counts(change))
 
     def _ranked(self) -> Iterator[tuple[bool, int, str, FileChange]]:
         for is_folder, change in _differences(*self._lists):
+            if not self._counts(change):
+                continue
             self.count += 1
-            self.kinds.add(change.kind)
             yield is_folder, _ORDER.index(change.kind), change.path, change
 
 
@@ -191,7 +202,7 @@ def _differences(old: Iterable[_Row], new: Iterable[_Row]) -> Iterator[tuple[boo
             yield _is_folder(after), FileChange(after[1], "added")
             after = next(news, None)
         else:
-            yield _is_folder(after), _change(before, after)
+            yield _is_folder(before) and _is_folder(after), _change(before, after)
             before, after = next(olds, None), next(news, None)
 
 
@@ -202,6 +213,9 @@ def _is_folder(row: _Row) -> bool:
 def _change(before: _Row, after: _Row) -> FileChange:
     _, path, old_mode, old_owner, old_content = before
     _, _, mode, owner, content = after
+    types = tuple(_TYPES.get(int(known or "0", 8) & 0o170000, "") for known in (old_mode, mode))
+    if types[0] != types[1] and all(types):
+        return FileChange(path, "type", *types)
     if old_content != content or old_mode[:-4] != mode[:-4]:
         return FileChange(path, "changed")
     if old_mode != mode:
@@ -218,8 +232,32 @@ def sentence(changes: Sequence[FileChange], count: int, *, prefix: str = "") -> 
     return ", ".join(parts) if more > 0 or len(parts) < 2 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def named(changes: Changes, prefix: str = "") -> str:
+    """The changes in words, the first of them by name; "" for none."""
+    return sentence(changes.first[:_TOLD], changes.count, prefix=prefix)
+
+
+def short(changes: Changes | None, prefix: str = "") -> str:
+    """The first of the changes, and how many there are more."""
+    if changes is None or not changes.count:
+        return "files changed"
+    more = f" (+{changes.count - 1} more)" if changes.count > 1 else ""
+    return sentence(changes.first[:1], 1, prefix=prefix) + more
+
+
+def details(changes: Changes | None) -> dict[str, Any]:
+    """The changes as JSON-able data, as far as they are worth naming."""
+    if changes is None:
+        return {}
+    files = [{name: value for name in c.__slots__ if (value := getattr(c, name))} for c in changes.first]
+    return {"files": files, "count": changes.count}
+
+
 def _one(change: FileChange, prefix: str) -> str:
     path = os.fsencode(prefix + change.path).decode(errors="backslashreplace") or "/"
+    path = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), path)
+    if change.kind == "type":
+        return f"{path} went from {change.old} to {change.new}"
     if change.kind == "changed":
         return f"{path} changed"
     if change.kind in ("added", "removed"):

@@ -6,7 +6,7 @@ So an instruction that was inserted is a new one, and those behind it are what t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from stagewright.history.recipe import Recipe
 from stagewright.history.steps import Step
@@ -21,13 +21,23 @@ Token = tuple[str, str]
 _NUMBERED = pattern(r"stage-\d+|")
 
 
-def match(old: Sequence[Step], old_recipe: Recipe, new: Sequence[Step], new_recipe: Recipe) -> dict[int, int]:
-    """The indexes of the old steps by those of the new ones; what is new has none."""
+def match(
+    old: Sequence[Step], old_recipe: Recipe, new: Sequence[Step], new_recipe: Recipe
+) -> tuple[dict[int, int], Collection[str]]:
+    """The indexes of the old steps by those of the new ones, and the new names of stages; what is new has none."""
     matched: dict[int, int] = {}
     old_stages, new_stages = _by_stage(old), _by_stage(new)
     old_tokens = {name: [_token(old[index], old_recipe) for index in indexes] for name, indexes in old_stages.items()}
     new_tokens = {name: [_token(new[index], new_recipe) for index in indexes] for name, indexes in new_stages.items()}
-    for stage, before in _same_stages(old_tokens, new_tokens).items():
+    if old_recipe.text == new_recipe.text:
+        places = {old_recipe.stage_of(old[indexes[-1]]): name for name, indexes in old_stages.items()}
+        found = {name: places.get(new_recipe.stage_of(new[indexes[-1]])) for name, indexes in new_stages.items()}
+        stages = {name: before for name, before in found.items() if before is not None}
+    else:
+        # A name that both Dockerfiles have is no other stage's, be it that only one of the builds needed it.
+        names = set(old_recipe.stage_names) & set(new_recipe.stage_names)
+        stages = _same_stages(old_tokens, new_tokens, names)
+    for stage, before in stages.items():
         olds, news = old_stages[before], new_stages[stage]
         matched.update({news[a]: olds[b] for a, b in align(old_tokens[before], new_tokens[stage])})
     for what in (_digest, _image):
@@ -36,7 +46,7 @@ def match(old: Sequence[Step], old_recipe: Recipe, new: Sequence[Step], new_reci
         for index, step in enumerate(new):
             if index not in matched and (same := what(step)) and same in known:
                 matched[index] = known[same]
-    return matched
+    return matched, stages.keys()
 
 
 def _digest(step: Step) -> str:
@@ -58,13 +68,18 @@ def _by_stage(steps: Sequence[Step]) -> dict[str, list[int]]:
     return stages
 
 
-def _same_stages(old: Mapping[str, list[Token]], new: Mapping[str, list[Token]]) -> dict[str, str]:
+def _same_stages(
+    old: Mapping[str, list[Token]], new: Mapping[str, list[Token]], fixed: Collection[str] = ()
+) -> dict[str, str]:
     """The old names of stages by the new ones: those of one name, and of the others those that have most in common.
 
+    `fixed` names are those of one stage, whichever builds had it.
     Numbers are no names: where a stage was inserted, those behind it have others. Of those, what is the same is looked
     for first; the rest is taken in order where there is too much of it to compare each with each.
     """
     same = {name: name for name in new if name in old and not _NUMBERED.fullmatch(name)}
+    old = {name: tokens for name, tokens in old.items() if name not in fixed}
+    new = {name: tokens for name, tokens in new.items() if name not in fixed}
     unchanged: dict[tuple[Token, ...], list[str]] = {}
     for name in reversed([name for name in old if name not in same]):
         unchanged.setdefault(tuple(old[name]), []).append(name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from stagewright.history.archive import Archive, Build, Run
-from stagewright.history.causes import Kind
+from stagewright.history.causes import Cause, Kind
 from stagewright.history.matching import match
 from stagewright.history.recipe import Recipe
 from stagewright.history.steps import Step
@@ -18,7 +18,7 @@ from stagewright.records import dataclass, field
 class Reason:
     """Why a step was not found in the cache: the cause that counts, and what else differs.
 
-    `root` is the first of the steps that ran because of it.
+    `root` is the first of the steps that ran because of it. What was said there is not said again.
     """
 
     kind: Kind
@@ -26,11 +26,12 @@ class Reason:
     short: str
     root: int
     details: Mapping[str, Any] = field(default_factory=dict)
-    also: tuple[str, ...] = ()
+    also: tuple[Cause, ...] = ()
     compared_with: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        also = [{"kind": cause.kind, "reason": cause.sentence, "details": cause.details} for cause in self.also]
+        return {**{name: getattr(self, name) for name in self.__slots__}, "also": also}
 
 
 @dataclass(slots=True)
@@ -64,8 +65,18 @@ class Past:
         self._archive = archive
         self._present = present
 
-    @cached_property
+    @property
     def matched(self) -> dict[int, int]:
+        """The old steps' indexes by those of the present ones."""
+        return self._match[0]
+
+    @property
+    def stages(self) -> Collection[str]:
+        """The names of the present stages that it had, too."""
+        return self._match[1]
+
+    @cached_property
+    def _match(self) -> tuple[dict[int, int], Collection[str]]:
         return match(self.steps, self.recipe, self._present.steps, self._present.recipe)
 
     @cached_property

@@ -67,6 +67,16 @@ class Recipe:
         text = " ".join(self.lines[start - 1 : end])
         return Origin(kind.__name__.upper(), start, text.strip().partition(" ")[2].strip())
 
+    @cached_property
+    def stage_names(self) -> list[str]:
+        """The names that stages are given."""
+        return [stage.name for stage in (self._parsed.stages if self._parsed else ()) if stage.name]
+
+    def stage_of(self, step: Step) -> int:
+        """The number of the stage whose instruction the step is."""
+        line = step.lines[0] if step.lines else 0
+        return sum(stage.location.start <= line for stage in (self._parsed.stages if self._parsed else ())) - 1
+
     def variables_in(self, step: Step) -> list[str]:
         """The variables that a step's instruction uses."""
         return variables_in(self.written(step))

@@ -416,7 +416,8 @@ def _cache_name(cache: Cache) -> str:
 def _is_instruction(vertex: Vertex) -> bool:
     """See `steps.Step.is_instruction`."""
     is_source = not getattr(vertex.op, "identifier", _IMAGE).startswith(_IMAGE)
-    return vertex.meta.location is not None and not is_source and vertex.meta.name.startswith("[")
+    tag, _, text = vertex.meta.name.partition("] ")
+    return vertex.meta.location is not None and not is_source and tag.startswith("[") and not text.startswith("load ")
 
 
 def _is_context(vertex: Vertex) -> bool:

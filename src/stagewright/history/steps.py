@@ -15,6 +15,7 @@ from stagewright.records import dataclass, field
 IMAGE = "docker-image://"
 # No part of what a step is, and where credentials are.
 _LEFT_OUT = frozenset({"proxy_env"})
+_SELECTING = ("source", "selector", "wildcard", "optional", "includes", "excludes", "required")
 
 
 class Told(Protocol):
@@ -90,7 +91,13 @@ class Step:
     @property
     def is_instruction(self) -> bool:
         """Whether it does what an instruction of the Dockerfile says: a FROM's image, or files on top of others."""
-        return self.lines is not None and (self.kind != "source" or self.is_image) and self.name.startswith("[")
+        does = self.lines is not None and (self.kind != "source" or self.is_image) and self.name.startswith("[")
+        return does and not self.is_part
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is the part of a folder that an instruction mounts, and stands for that folder."""
+        return self.kind == "file" and self.text.startswith("load ")
 
     @property
     def text(self) -> str:
@@ -164,3 +171,8 @@ def copied_from(step: Step, index: int) -> list[dict[str, Any]]:
     """The copies, or the mounts, that read the input of that index."""
     items = step.op.get("actions", ()) if step.kind == "file" else step.op.get("mounts", ())
     return [item for item in items if item.get("input") == index and item.get("target") != "/"]
+
+
+def selected_from(step: Step, index: int) -> list[dict[str, Any]]:
+    """What tells which files of the input of that index are read, wherever they go; see `CopyAction.selection`."""
+    return [{name: item[name] for name in _SELECTING if name in item} for item in copied_from(step, index)]

@@ -95,7 +95,8 @@ def _explained(index: int, ran: Mapping[str, Any], steps: Sequence[Step], shown:
         "kind": reason["kind"],
         "reason": reason["sentence"],
         "because_of": steps[root].name if root != index and root in shown else None,
-        "also": reason["also"],
+        # Records of earlier versions have the sentences alone.
+        "also": [{"reason": also, "details": {}} if isinstance(also, str) else also for also in reason["also"]],
         "details": reason["details"],
     }
 
@@ -124,9 +125,8 @@ def _follower_lines(followers: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["    so these, too:"] if followers else []
     for step in followers:
         lines.append(f"        {_title(step)}")
-        if step["kind"] != "parent":
-            lines.append(f"            {step['reason']}")
-        lines += [f"            also: {sentence}" for sentence in step["also"]]
+        reason = _reason_lines(step)
+        lines += [f"        {line}" for line in (reason[1:] if step["kind"] == "parent" else reason)]
     return lines
 
 
@@ -151,7 +151,8 @@ def _headline(data: Mapping[str, Any]) -> str:
 
 
 def _reason_lines(step: Mapping[str, Any]) -> list[str]:
-    lines = [f"    {step['reason']}"]
-    lines += [f"    also: {sentence}" for sentence in step["also"]]
-    lines += [f"        {line}" for line in step["details"].get("diff", ())]
+    lines: list[str] = []
+    for cause in (step, *step["also"]):
+        lines.append(f"    {'also: ' if lines else ''}{cause['reason']}")
+        lines += [f"        {line}" for line in cause["details"].get("diff", ())]
     return lines

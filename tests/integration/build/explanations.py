@@ -46,6 +46,10 @@ class Explained:
         """The sentence about a step."""
         return str(self.step(text)["reason"])
 
+    def also(self, text: str) -> list[str]:
+        """What else is said of a step."""
+        return [also["reason"] for also in self.step(text)["also"]]
+
     def kind(self, text: str) -> str:
         """The word for the reason."""
         return str(self.step(text)["kind"])

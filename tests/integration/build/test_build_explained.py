@@ -120,7 +120,7 @@ def test_files_of_a_bind_mount(bench: Workbench) -> None:
     bench.build()
     bench.write("one", "2")
     told = explained(bench)
-    assert told.why("RUN") == "what it takes from [internal] load build context is not what it was: /one changed"
+    assert (len(told.ran), told.why("RUN")) == (1, "one changed")
 
 
 def test_a_named_context(bench: Workbench) -> None:
@@ -212,7 +212,7 @@ def test_a_shell_a_user_and_a_folder(bench: Workbench) -> None:
     bench.dockerfile(text.replace("USER root", "USER nobody"))
     assert as_documented(explained(bench), "RUN", "user")
     bench.dockerfile(text.replace("USER root", "USER root\nWORKDIR /tmp"))
-    assert 'WORKDIR (line 4) went from "/" to "/tmp"' in explained(bench).step("RUN")["also"]
+    assert 'WORKDIR (line 4) went from "/" to "/tmp"' in explained(bench).also("RUN")
 
 
 def test_a_variable_of_the_dockerfile(bench: Workbench) -> None:
@@ -254,7 +254,7 @@ def test_variables_of_a_copy(bench: Workbench) -> None:
     bench.dockerfile(text)
     bench.build()
     told = explained(bench, "--build-arg=NUMBER=2")
-    assert told.why("COPY") == 'build argument NUMBER is now "2", and was not given before'
+    assert told.why("COPY") == 'build argument NUMBER went from "1" to "2"'
     bench.dockerfile(text.replace("NUMBER=1", "NUMBER=3"))
     assert explained(bench).why("COPY") == 'ARG NUMBER (line 2) went from "1" to "3"'
     bench.dockerfile(text.replace("OTHER=a NAME=file-$NUMBER", "OTHER=b NAME=./file-$NUMBER"))
@@ -270,7 +270,7 @@ def test_the_folder_of_a_linked_copy(bench: Workbench) -> None:
     told = explained(bench)
     assert as_documented(told, "[3/3] COPY", "workdir")
     assert told.why("LINK COPY") == "its parent step [2/3] WORKDIR /var ran again"
-    assert told.step("LINK COPY")["also"] == ["its parent step [3/3] COPY --link one here/ ran again"]
+    assert told.also("LINK COPY") == ["its parent step [3/3] COPY --link one here/ ran again"]
 
 
 def test_a_mount(bench: Workbench) -> None:
@@ -279,7 +279,7 @@ def test_a_mount(bench: Workbench) -> None:
     bench.build()
     told = explained(bench, "--build-arg=SIZE=2000000")
     assert told.why("RUN") == 'build argument SIZE went from "1000000" to "2000000"'
-    assert told.step("RUN")["also"] == []
+    assert told.also("RUN") == []
 
 
 def test_an_inline_document(bench: Workbench) -> None:
@@ -290,7 +290,7 @@ def test_an_inline_document(bench: Workbench) -> None:
     told = explained(bench)
     assert told.why("COPY") == "its own text changed"
     assert told.step("COPY")["details"]["diff"] == [" COPY <<EOF /file", "-hello", "+goodbye", " EOF"]
-    assert told.step("COPY")["also"] == []
+    assert told.also("COPY") == []
 
 
 # --- what the build is given ------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_a_build_argument_of_a_copy_and_of_a_base_image(bench: Workbench) -> Non
     bench.write("two", "2")
     bench.build()
     told = explained(bench, "--build-arg=WHAT=two")
-    assert told.why("COPY") == 'build argument WHAT is now "two", and was not given before'
+    assert told.why("COPY") == 'build argument WHAT went from "one" to "two"'
     bench.build()
     told = explained(bench, "--build-arg=BASE=scratch")
     assert told.why("COPY") == "it starts from other files than before"
@@ -340,7 +340,7 @@ def test_limits(bench: Workbench) -> None:
     assert told.why("RUN") == "--ulimit went from none to nofile=100:200, core=0:0"
     told = explained(bench, "--shm-size=1m")
     assert told.why("RUN") == "--ulimit went from nofile=100:200, core=0:0 to none"
-    assert told.step("RUN")["also"] == ["--shm-size went from the default to 1048576"]
+    assert told.also("RUN") == ["--shm-size went from the default to 1048576"]
 
 
 def test_an_argument_of_a_trigger(bench: Workbench) -> None:
@@ -351,7 +351,7 @@ def test_an_argument_of_a_trigger(bench: Workbench) -> None:
     bench.dockerfile("FROM base:1\n")
     bench.build("--build-arg=V=2")
     told = explained(bench, "--build-arg=V=3")
-    assert (told.why("RUN"), told.step("RUN")["also"]) == ('build argument V went from "2" to "3"', [])
+    assert (told.why("RUN"), told.also("RUN")) == ('build argument V went from "2" to "3"', [])
 
 
 def test_a_date(bench: Workbench) -> None:
@@ -399,7 +399,7 @@ def test_a_base_image_that_moved(bench: Workbench) -> None:
     told = explain(bench)
     assert as_documented(told, "FROM", "base-moved")
     assert told.why("RUN cat") == "its base image base:1 is not what it was"
-    assert told.step("RUN cat")["also"] == []
+    assert told.also("RUN cat") == []
     for step in ("RUN cat", "echo 2"):
         assert told.step(step)["because_of"] == told.step("FROM")["name"]
     assert "base image base:1 moved" in missed(build.stderr).values()
@@ -461,7 +461,7 @@ def test_another_url(bench: Workbench, server: ScriptedServer) -> None:
     bench.build()
     bench.dockerfile(f"FROM scratch\nADD {second} /\n")
     told = explained(bench)
-    assert (told.kind("ADD"), told.step("ADD")["also"]) == ("text", [])
+    assert (told.kind("ADD"), told.also("ADD")) == ("text", [])
     bench.dockerfile("FROM scratch\nCOPY --from=site . /\n")
     bench.build(f"--build-context=site={first}")
     told = explained(bench, f"--build-context=site={second}")
