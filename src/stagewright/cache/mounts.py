@@ -80,7 +80,7 @@ class CacheMounts:
             self._new_folder(identity, create)
             return True
 
-    def forget(self, identity: str, remove: Callable[[str], None]) -> bool:
+    def forget(self, identity: str, remove: Callable[[str], object]) -> bool:
         """Forget all folders of an identity, which `remove` removes; False, and nothing else, where one is in use."""
         with self._locks.hold(f"mount-create/{identity}"):
             held = [(folder, self._locks.try_hold(f"mount/{folder}")) for folder in self._folders(identity)]

@@ -28,8 +28,12 @@ from stagewright.snapshots.rows import CHAIN, COLUMNS, SnapshotRow, SnapshotRows
 from stagewright.snapshots.trash import Trash
 from stagewright.snapshots.tree import copy_metadata, tree_size
 
+# How many places are tried for a draft before it is left in a bad one.
+_PLACES = 64
+
 if TYPE_CHECKING:
     from stagewright.snapshots.links import Links, SharedFiles
+    from stagewright.snapshots.placement import Placement
     from stagewright.snapshots.selection import Choice
     from stagewright.snapshots.snapshotter import Lent, Snapshotter
 
@@ -58,7 +62,8 @@ class SnapshotStore(SnapshotRows):
         super().__init__(db)
         self._root = os.path.abspath(root)
         self._drafts = os.path.join(self._root, "drafts")
-        self._trash = Trash(os.path.join(self._root, "trash"))
+        self._placement: Placement | None = None
+        self._trash = Trash(os.path.join(self._root, "trash"), lambda *folder: self._places().freed(*folder))
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
@@ -80,9 +85,7 @@ class SnapshotStore(SnapshotRows):
                 os.mkdir(self._drafts, 0o755)
             except FileExistsError:
                 return
-            from stagewright.snapshots.placement import spread_children
-
-            spread_children(self._drafts)
+            self._places().spread()
 
     def lowers(self, snapshot: int | None) -> tuple[str, ...]:
         """The absolute folders of the whole chain, topmost first; empty for scratch."""
@@ -121,7 +124,7 @@ class SnapshotStore(SnapshotRows):
         self._check_owners()
         lowers = self.lowers(parent)
         with self._disk():
-            path = self._new_folder()
+            path = self._placed_folder()
             draft = Draft(parent, path, os.path.join(path, "fs"), os.path.join(path, "work"))
             os.mkdir(draft.fs, 0o755)
             os.mkdir(draft.work, 0o700)
@@ -428,6 +431,23 @@ class SnapshotStore(SnapshotRows):
         with self._disk():
             self._trash.remove_soon(draft.path)
         os.close(self._locks.pop(draft.path))
+
+    def _places(self) -> Placement:
+        if self._placement is None:
+            from stagewright.snapshots.placement import Placement
+
+            self._placement = Placement(self._drafts, os.path.join(self._root, "freed"))
+        return self._placement
+
+    def _placed_folder(self) -> str:
+        """A new folder, as `_new_folder`, in a good place for many files."""
+        folders = [self._new_folder()]
+        # While those in bad places are there, the file system puts the next one elsewhere.
+        while len(folders) < _PLACES and self._places().is_bad(folders[-1]):
+            folders.append(self._new_folder())
+        for path in folders[:-1]:
+            self._remove_folder(path)
+        return folders[-1]
 
     def _new_folder(self) -> str:
         """A folder for this process's own use, which goes when it dies, if not before."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 from stagewright.snapshots.tree import remove_tree
 
 
 class Trash:
-    """The folder `path`, and a thread that removes what was put there. Methods raise OSError."""
+    """The folder `path`, and a thread that removes what was put there. Methods raise OSError.
 
-    def __init__(self, path: str) -> None:
+    `on_freed` is called with the inode number of each folder that was removed, and how many files and folders it was.
+    """
+
+    def __init__(self, path: str, on_freed: Callable[[int, int], None] = lambda inode, count: None) -> None:
         self.path = path
+        self._on_freed = on_freed
         self._changed = threading.Condition()
         self._waiting: list[str] = []
         self._removing = 0
@@ -32,7 +37,7 @@ class Trash:
         """Remove a folder by way of the trash."""
         moved = self.add(path)
         if moved is not None:
-            remove_tree(moved)
+            self._remove(moved)
 
     def remove_soon(self, path: str) -> None:
         """As `remove`, but for the removal itself, for which `close` waits."""
@@ -61,7 +66,14 @@ class Trash:
     def empty(self) -> None:
         """Remove all that is in the trash, whoever put it there."""
         for name in os.listdir(self.path):
-            remove_tree(os.path.join(self.path, name))
+            self._remove(os.path.join(self.path, name))
+
+    def _remove(self, path: str) -> None:
+        try:
+            inode = os.lstat(path).st_ino
+        except FileNotFoundError:
+            return  # Another process empties the trash, too.
+        self._on_freed(inode, remove_tree(path))
 
     def _work(self) -> None:
         while True:
@@ -72,7 +84,7 @@ class Trash:
                 path = self._waiting.pop()
             failure = None
             try:
-                remove_tree(path)
+                self._remove(path)
             except OSError as error:
                 failure = error
             with self._changed:

@@ -100,30 +100,38 @@ def _infos(folder: str) -> Iterator[tuple[str, os.stat_result]]:
             raise
 
 
-def remove_tree(path: str) -> None:
-    """Remove a file or a folder and all in it, whatever the modes and the depth; one that is gone is fine."""
+def remove_tree(path: str) -> int:
+    """Remove a file or a folder and all in it, whatever the modes and the depth; one that is gone is fine.
+
+    Answers how many files and folders that were.
+    """
     parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         name = os.fsencode(os.path.basename(path))
-        remove_entry(parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False))
+        return remove_entry(parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False))
     except FileNotFoundError:
-        return
+        return 0
     finally:
         os.close(parent)
 
 
-def remove_entry(parent: int, name: bytes, info: os.stat_result) -> None:
-    """Remove what lies at `name` in an open directory; `info` is its lstat. No link is followed."""
+def remove_entry(parent: int, name: bytes, info: os.stat_result) -> int:
+    """Remove what lies at `name` in an open directory; `info` is its lstat. No link is followed.
+
+    Answers how many files and folders that were.
+    """
     if not stat.S_ISDIR(info.st_mode):
         os.unlink(name, dir_fd=parent)
-        return
+        return 1
     # One open directory at a time, whatever the depth: neither descriptors, nor the stack, nor PATH_MAX run out.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     path = [name]
+    removed = 1
     here = os.open(name, flags, dir_fd=parent)
     try:
         while True:
-            below = _empty_directory(here)
+            below, count = _empty_directory(here)
+            removed += count
             if below is not None:
                 above, here = here, os.open(below, flags, dir_fd=here)
                 path.append(below)
@@ -132,26 +140,33 @@ def remove_entry(parent: int, name: bytes, info: os.stat_result) -> None:
             else:
                 above, here = here, os.open("..", flags, dir_fd=here)
                 os.rmdir(path.pop(), dir_fd=here)
+                removed += 1
             os.close(above)
     finally:
         os.close(here)
     os.rmdir(name, dir_fd=parent)
+    return removed
 
 
-def _empty_directory(fd: int) -> bytes | None:
-    """Remove the files and empty folders of a directory, up to the first folder that is not empty; answer its name."""
+def _empty_directory(fd: int) -> tuple[bytes | None, int]:
+    """Remove the files and empty folders of a directory, up to the first folder that is not empty.
+
+    Answers that one's name, and how many are gone.
+    """
+    removed = 0
     with os.scandir(fd) as entries:
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.name, dir_fd=fd)
-                continue
-            try:
-                os.rmdir(entry.name, dir_fd=fd)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                return os.fsencode(entry.name)
-    return None
+            else:
+                try:
+                    os.rmdir(entry.name, dir_fd=fd)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    return os.fsencode(entry.name), removed
+            removed += 1
+    return None, removed
 
 
 def copy_entry(source: bytes, target: bytes) -> None:
