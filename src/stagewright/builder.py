@@ -198,7 +198,8 @@ class Builder:
         run, resolve = runners(worker), self.remotes.resolve
         solver = Solver(run, keys, locks, self._emitter, self._cancel, jobs, resolve, dry=dry)
         if recorder is not None:
-            recorder.watch(lambda: solver.nodes, self.remotes.meaning)
+            caches = (lambda: ((), ())) if self._caches is None else self._caches.sources
+            recorder.watch(lambda: solver.nodes, self.remotes.meaning, caches)
             solver.why_missed = recorder.why_missed
         return solver
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 
 from stagewright.cache.leases import collecting
 from stagewright.content.images import StoredImage
@@ -111,9 +112,18 @@ def _cache_mounts(state: State, busy: bool) -> list[UsageRow]:
 def _repositories(state: State, busy: bool) -> list[UsageRow]:
     """A row for each remote of which commits were fetched."""
     return [
-        UsageRow("git repository", path.name, disk_size(str(path)), None, None, busy, remote_of(path))
+        UsageRow("git repository", path.name, disk_size(str(path)), _changed(path), None, busy, remote_of(path))
         for path in (sorted(state.git_repositories.iterdir()) if state.git_repositories.is_dir() else ())
     ]
+
+
+def _changed(path: Path) -> float | None:
+    """When a file, or what is in a folder, was written last: what is younger than a prune is to take stays."""
+    try:
+        paths = [path, *path.iterdir()] if path.is_dir() else [path]
+        return max(os.lstat(found).st_mtime for found in paths)
+    except FileNotFoundError:
+        return None
 
 
 def _history(state: State) -> list[UsageRow]:
@@ -142,5 +152,6 @@ def _blobs(state: State, busy: bool) -> list[UsageRow]:
         if digest not in of_images:
             last_used, layer, count = layers.get(digest, (None, None, 0))
             what = "" if layer is None else f"layer of snapshot {layer}"
-            rows.append(UsageRow("blob", digest, size, None, last_used, busy, what, shared=count > 1))
+            created = _changed(state.blobs.path(digest))
+            rows.append(UsageRow("blob", digest, size, created, last_used, busy, what, shared=count > 1))
     return rows

@@ -57,7 +57,8 @@ class LockFile:
         try:
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"cannot lock anything in {self._path}: {error.strerror}") from error
+            hint = "make it writable, or use another --root" if error.errno == errno.EROFS else None
+            raise StoreError(f"cannot lock anything in {self._path}: {error.strerror}", hint=hint) from error
 
 
 def _request(name: str, shared: bool) -> bytes:

@@ -33,7 +33,8 @@ def make_parser() -> CommandParser:
         least=2,
         most=None,
     )
-    parser.single("--format", metavar="FORMAT", type=one_of("table", "json"), default="table", help="of ls: or json")
+    form = one_of("table", "json")
+    parser.single("--format", metavar="FORMAT", type=form, default="table", help="of ls: table, or json")
     parser.single("--progress", metavar="MODE", help="auto, tty, plain, rawjson, quiet or none")
     parser.common()
     return parser
@@ -48,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"unknown command cache {noun} {action}", hint=f"stagewright cache {_USES}")
     least, most = _ACTIONS[action]
     if len(arguments) < least or (most is not None and len(arguments) > most):
-        raise UsageError(f"wrong number of arguments for cache mounts {action}", hint=f"stagewright cache {_USES}")
+        what = "takes no arguments" if most == 0 else f"needs {'the ID of one' if action == 'rm' else 'SPEC'}"
+        raise UsageError(f"cache mounts {action} {what}", hint=f"stagewright cache {_USES}")
     store = Store(root=options.root, config=options.config)
     if action == "ls":
         _list(store, as_json=options.format == "json")

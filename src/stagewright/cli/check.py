@@ -40,7 +40,9 @@ def run(options: argparse.Namespace) -> int:
     for problem in found.problems:
         print(clean_name(f"{problem.kind} {problem.what}: {problem.wrong}"))
         print(f"    {'repaired; the cost' if problem.repaired else 'a repair costs'}: {clean_name(problem.costs)}")
-    print(f"Looked at {found.blobs} blobs, {found.snapshots} snapshots and {found.images} images.")
+    counts = (found.blobs, "blob"), (found.snapshots, "snapshot"), (found.images, "image")
+    blobs, snapshots, images = (f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    print(f"Looked at {blobs}, {snapshots} and {images}.")
     if not found.problems:
         print("Nothing is wrong.")
     elif not unrepaired:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from stagewright.dockerfile import ast
@@ -91,6 +91,18 @@ def own_causes(sides: Sides, *, other_base: bool = False) -> list[Cause]:
 def cause_of(kind: Kind, sentence: str, short: str = "", **details: Any) -> Cause:
     """A cause of a step's own; the progress shows the sentence where there are no fewer words for it."""
     return Cause(kind, sentence, short or sentence, details)
+
+
+def not_imported(sources: Sequence[str], unread: Sequence[str]) -> Cause | None:
+    """Caches that might have given a step: those that were asked, and those that could not be read. None without any."""
+    said = []
+    for names, what in ((sources, "did not give it"), (unread, "could not be read")):
+        if names:
+            said.append(f"the cache source{'' if len(names) == 1 else 's'} {' and '.join(names)} {what}")
+    if not said:
+        return None
+    short = "not in the cache source" if sources else "the cache source could not be read"
+    return cause_of("not-imported", ", and ".join(said), short)
 
 
 def text_changed(old: str, new: str) -> Cause:

@@ -12,7 +12,7 @@ from typing import Any
 from stagewright.dockerfile.ignore import Matcher, patterns_from
 from stagewright.history import filelist
 from stagewright.history.archive import Archive, Build
-from stagewright.history.causes import Cause, Sides, cause_of, own_causes, text_changed, variable_cause
+from stagewright.history.causes import Cause, Sides, cause_of, not_imported, own_causes, text_changed, variable_cause
 from stagewright.history.filelist import Changes, FileChange
 from stagewright.history.past import Past, Present, Reason
 from stagewright.history.steps import Step, copied_from, selected_from
@@ -152,9 +152,8 @@ class Explainer:
 
     def _never_ran(self, index: int) -> Reason:
         step = self._present.steps[index]
-        if self._present.sources:
-            names = ", ".join(self._present.sources)
-            return Reason("not-imported", f"the cache source {names} did not give it", "not in the cache source", index)
+        if cause := not_imported(self._present.sources, self._present.unread):
+            return Reason(cause.kind, cause.sentence, cause.short, index)
         if not self._builds:
             return Reason("first", "no build of this context and Dockerfile was recorded before", "", index)
         if step.is_image or step.kind == "source":
@@ -191,11 +190,8 @@ class Explainer:
         if step.canonical != old.canonical and build.version != self._present.version:
             sentence = f"this is version {self._present.version}, which does not use results of {build.version}"
             return cause_of("version", sentence, f"built by version {build.version}")
-        if self._present.sources:
-            names = ", ".join(self._present.sources)
-            return cause_of(
-                "not-imported", f"its result is not in the store, and the cache source {names} did not give it"
-            )
+        if cause := not_imported(self._present.sources, self._present.unread):
+            return replace(cause, sentence=f"its result is not in the store: {cause.sentence}")
         sentence = f"its result of build {build.number} was lost: the store does not have it any more"
         return cause_of("lost", sentence, "its result was lost")
 

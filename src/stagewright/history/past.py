@@ -39,7 +39,7 @@ class Present:
     """The build that is explained: its steps, which get their keys as they are found, and what it was given.
 
     `files` answers the files behind a content digest in their kept form, `exists` whether a path is in the main
-    context's folder. `sources` name what an imported cache was taken from.
+    context's folder. `sources` name the imported caches that were asked, `unread` those that could not be read.
     """
 
     steps: list[Step]
@@ -51,6 +51,7 @@ class Present:
     version: str
     ignore: Sequence[str] = ()
     sources: Sequence[str] = ()
+    unread: Sequence[str] = ()
 
 
 class Past:

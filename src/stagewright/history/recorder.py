@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stagewright.history.explain import Explainer
     from stagewright.history.past import Reason
     from stagewright.history.steps import Solved, Step
-    from stagewright.options import BuildOptions, Cache
+    from stagewright.options import BuildOptions
     from stagewright.secrecy.masks import Masks
 
 _MAX_LOG_BYTES = 1 << 20
@@ -78,6 +78,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._nodes: Callable[[], Sequence[Solved]] = list
         self._meaning: Callable[[Vertex], object] = lambda vertex: None
+        self._caches: Callable[[], tuple[Sequence[str], Sequence[str]]] = lambda: ((), ())
         self._kept: dict[str, bytes] = {}
         self._dockerfile = b""
         self._ignore: Sequence[Pattern] = ()
@@ -106,9 +107,10 @@ class Recorder:
         self,
         nodes: Callable[[], Sequence[Solved]],
         meaning: Callable[[Vertex], object],
+        caches: Callable[[], tuple[Sequence[str], Sequence[str]]],
     ) -> None:
-        """The vertices of the graph, and what sources of it mean."""
-        self._nodes, self._meaning = nodes, meaning
+        """The vertices of the graph, what sources of it mean, and the imported caches with those that were not read."""
+        self._nodes, self._meaning, self._caches = nodes, meaning, caches
         self._steps, self._explainer = [], None
 
     def note_files(self, digest: str, listing: list[tuple[str, str]]) -> None:
@@ -217,6 +219,7 @@ class Recorder:
             assert self._archive is not None
             steps = self.steps()
             folder = self._options.context
+            sources, unread = self._caches()
             present = Present(
                 steps=steps,
                 recipe=Recipe(self._text(), self._inputs()["args"]),
@@ -226,7 +229,8 @@ class Recorder:
                 exists=lambda path: os.path.lexists(os.path.join(folder, path)),
                 version=VERSION,
                 ignore=self._patterns(),
-                sources=[_cache_name(cache) for cache in self._options.cache_from],
+                sources=sources,
+                unread=unread,
             )
             self._explainer = Explainer(self._archive, self._earlier(self._archive), present)
         return self._explainer
@@ -405,12 +409,6 @@ def _epoch(env: Mapping[str, str]) -> dict[str, str]:
 def _place(path: str) -> str:
     """A folder or a file by its real path, anything else as it is named."""
     return os.path.realpath(path) if os.path.exists(path) else redact_url(path)
-
-
-def _cache_name(cache: Cache) -> str:
-    """What a cache source is called; its other attributes may be credentials."""
-    place = cache.attrs.get("ref") or cache.attrs.get("src")
-    return redact_url(place) if place else f"type={cache.type}"
 
 
 def _is_instruction(vertex: Vertex) -> bool:

@@ -131,6 +131,10 @@ class BuildCaches:
         """The names of images in registries that imported layers are in."""
         return tuple(str(place.ref) for place in self._places if isinstance(place, RegistryPlace))
 
+    def sources(self) -> tuple[list[str], list[str]]:
+        """What the imported caches are called that have answered, and those that could not be read."""
+        return self.imports.sources()
+
     def inline(self, built: Built) -> Callable[[Sequence[LayerBlob]], bytes] | None:
         """What makes the cache in an image's config of the blobs of its layers; None where none is asked for."""
         if not any(isinstance(spec.place, InlinePlace) for spec in self._exports):

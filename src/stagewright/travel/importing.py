@@ -56,12 +56,18 @@ class Imports:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._records: list[CacheRecord] | None = None
+        self._unread: set[str] = set()
         self._steps: dict[str, list[tuple[CacheRecord, CacheStep]]] = {}
 
     def steps(self, key: str) -> Sequence[tuple[CacheRecord, CacheStep]]:
         """What the caches know of a key, those that were named first at first."""
         self._read()
         return self._steps.get(key, ())
+
+    def sources(self) -> tuple[list[str], list[str]]:
+        """What the caches are called that have answered, and those that could not be read."""
+        names = [source.name for source in self._sources]
+        return [name for name in names if name not in self._unread], [name for name in names if name in self._unread]
 
     def mount(self, identity: str) -> CacheMount | None:
         """The cache mount of that identity in the first cache that has one."""
@@ -134,8 +140,8 @@ class Imports:
                 # A registry says by itself what it was asked for.
                 reason = error.message.removeprefix(f"{source.name}: ")
                 reporter.warn(f"the cache {source.name} is not used: {reason}", detail=detail)
+                self._unread.add(source.name)
                 return None
-
 
     def _ask(self, source: Source) -> CacheRecord:
         """What a source has. Whoever waits for a server that is silent is left alone with it after a while."""

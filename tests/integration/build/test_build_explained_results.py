@@ -271,3 +271,18 @@ def test_what_an_imported_cache_does_not_have(built: Workbench) -> None:
     assert told.ran[-1] == "[6/6] RUN echo more"
     assert as_documented(told, "RUN echo more", "not-imported")
     assert told.why("RUN echo more") == f"the cache source {cache} did not give it"
+
+
+def test_imported_caches_that_cannot_be_read(built: Workbench) -> None:
+    cache, missing = built.scratch / "cache", built.scratch / "missing"
+    built.build(f"--cache-to=type=local,dest={cache}")
+    second = replace(built, stagewright=replace(built.stagewright, root=built.scratch / "second"))
+    told = explained(second, f"--cache-from=type=local,src={missing}")
+    assert told.kind("RUN echo") == "not-imported"
+    assert told.why("RUN echo") == f"the cache source {missing} could not be read"
+    built.dockerfile(PLAIN + "    RUN echo more\n")
+    third = replace(built, stagewright=replace(built.stagewright, root=built.scratch / "third"))
+    flags = [f"--cache-from=type=local,src={folder}" for folder in (missing, cache)]
+    told = explained(third, *flags)
+    why = f"the cache source {cache} did not give it, and the cache source {missing} could not be read"
+    assert told.why("RUN echo more") == why

@@ -234,7 +234,7 @@ def test_check(library: FakeLibrary, capsys: pytest.CaptureFixture[str]) -> None
     assert lines(capsys) == [
         "blob sha256:1: is damaged",
         "    a repair costs: it is fetched anew",
-        "Looked at 3 blobs, 2 snapshots and 1 images.",
+        "Looked at 3 blobs, 2 snapshots and 1 image.",
         "1 problem: see stagewright check --repair.",
     ]
     library.answers["check"] = StoreCheck((replace(problem, repaired=True),), False, 3, 2, 1)

@@ -76,7 +76,13 @@ from stagewright.errors import UsageError
          "unknown command cache volumes ls|stagewright cache mounts ls | mounts export SPEC [ID...] |"
          " mounts import SPEC [ID...] | mounts rm ID..."),
         ("cache mounts ls x",
-         "wrong number of arguments for cache mounts ls|stagewright cache mounts ls | mounts export SPEC [ID...] |"
+         "cache mounts ls takes no arguments|stagewright cache mounts ls | mounts export SPEC [ID...] |"
+         " mounts import SPEC [ID...] | mounts rm ID..."),
+        ("cache mounts rm",
+         "cache mounts rm needs the ID of one|stagewright cache mounts ls | mounts export SPEC [ID...] |"
+         " mounts import SPEC [ID...] | mounts rm ID..."),
+        ("cache mounts import",
+         "cache mounts import needs SPEC|stagewright cache mounts ls | mounts export SPEC [ID...] |"
          " mounts import SPEC [ID...] | mounts rm ID..."),
         ("load -i nowhere", "cannot read nowhere: No such file or directory"),
         ("tag a", "stagewright tag needs exactly 2 arguments, but got 1|see stagewright tag --help"),

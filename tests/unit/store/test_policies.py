@@ -122,6 +122,22 @@ def test_prune_until(world: World) -> None:
     assert world.count("cache_results") == 3
 
 
+def test_what_was_fetched_just_now_is_not_old(world: World) -> None:
+    blobs = [world.state.blobs.write(text) for text in (b"of a base image", b"of another one")]
+    repositories = [world.state.git_repositories / name for name in ("young", "old")]
+    for repository in repositories:
+        repository.mkdir(parents=True)
+        (repository / "FETCH_HEAD").write_text("")
+    past = time.time() - 7200
+    for path in (world.state.blobs.path(blobs[1]), repositories[1] / "FETCH_HEAD", repositories[1]):
+        os.utime(path, (past, past))
+    reclaimable = {row.id for row in world.store.disk_usage(["until=1h"]) if row.reclaimable}
+    assert reclaimable >= {blobs[1], "old"}
+    assert not reclaimable & {blobs[0], "young"}
+    world.store.prune(filters=["until=1h", "type=source.git.checkout"])
+    assert [path.exists() for path in repositories] == [True, False]
+
+
 def test_prune_to_a_size(world: World) -> None:
     snapshots = [world.snapshot(None, b"x" * 100_000) for _ in range(4)]
     for number, snapshot in enumerate(snapshots):
