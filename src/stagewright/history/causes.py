@@ -94,7 +94,7 @@ def cause_of(kind: Kind, sentence: str, short: str = "", **details: Any) -> Caus
 
 
 def not_imported(sources: Sequence[str], unread: Sequence[str]) -> Cause | None:
-    """Caches that might have given a step: those that were asked, and those that could not be read. None without any."""
+    """What caches have not given a step that were asked, or could not be read; None where there are none."""
     said = []
     for names, what in ((sources, "did not give it"), (unread, "could not be read")):
         if names:
