@@ -38,7 +38,7 @@ close_devices() {
     for device in $closed; do chmod "${device%%=*}" "${device#*=}"; done
 }
 
-# Copies the project and how this machine fetches packages to the home folder, and starts to install the project there.
+# Copies the project, with its virtual environment, and how this machine fetches packages to the home folder.
 furnish_test_user() {
     mkdir -p "$checkout" "$home/run"
     tar -c --exclude=./.venv --exclude=./.git --exclude='./.*_cache' . | tar -x -C "$checkout"
@@ -50,19 +50,28 @@ furnish_test_user() {
         install_packages python3-venv
         python=$(find_python $as_test_user) || fail "Python 3.11 or newer with its venv module is needed, for all users"
     fi
-    start_part env python="$python" sh -euc 'cd "$0"; . scripts/setup.sh; make_venv "[dev]"' "$checkout" \
-        >"$home/furnished" 2>&1
-    furnishing=$part
+    if [ "$(abi_of "$python")" = "$(abi_of .venv/bin/python)" ]; then copy_venv
+    else (cd "$checkout" && make_venv "[dev]")
+    fi
+    chown -R "$test_user:" "$home"
+    chmod 700 "$home/run"
     # For the tests in which root compares what it builds with what the user does.
     export STAGEWRIGHT_TEST_USER="$test_user" STAGEWRIGHT_TEST_PYTHON="$checkout/.venv/bin/python"
 }
 
-# Waits until that is done, and gives the user all that is in the home folder.
-finish_furnishing() {
-    finish_part "$furnishing" || fail "Stagewright could not be installed for $test_user:
-$(cat "$home/furnished")"
-    chown -R "$test_user:" "$home"
-    chmod 700 "$home/run"
+# What packages with compiled code are made for. Takes an interpreter.
+abi_of() {
+    "$1" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'
+}
+
+# Makes the user's virtual environment, with the user's interpreter, of what pip has put into root's.
+copy_venv() {
+    "$python" -m venv --without-pip "$checkout/.venv"
+    cp -R --preserve=timestamps .venv/lib/python*/site-packages "$(echo "$checkout"/.venv/lib/python*)"
+    for file in "$checkout"/.venv/lib/python*/site-packages/__editable__.*.pth; do
+        sed -i "s|^$PWD/|$checkout/|" "$file"
+    done
+    cp .venv/stagewright-stamp "$checkout/.venv"
 }
 
 # Builds the stand-ins for base images that root's tests use, and gives the user a copy of them.

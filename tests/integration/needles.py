@@ -5,14 +5,15 @@ Prints the paths of the files that hold it, each with a NUL after it. A program,
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 import sys
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from isal import isal_zlib
 
 
 def main() -> None:
@@ -32,34 +33,41 @@ def files_holding(needle: bytes, folder: Path) -> Iterator[Path]:
 
 def is_holder(needle: bytes, path: Path) -> bool:
     """Whether a file holds the bytes, as they are or compressed with gzip."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(needle) >= 0 or (content[:2] == b"\x1f\x8b" and holds(needle, gunzip(content)))
+    with open(path, "rb", buffering=0) as file:
+        if holds(needle, chunks(file)):
+            return True
+        file.seek(0)
+        is_gzip = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        return is_gzip and holds(needle, gunzip(chunks(file)))
 
 
-def holds(needle: bytes, chunks: Iterator[bytes]) -> bool:
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """What can be read of a file, a megabyte at a time."""
+    while chunk := file.read(1 << 20):
+        yield chunk
+
+
+def holds(needle: bytes, chunks: Iterable[bytes]) -> bool:
     """Whether the bytes occur in the chunks put together."""
     rest = b""
     for chunk in chunks:
-        if needle in rest + chunk:
+        together = rest + chunk
+        if needle in together:
             return True
-        rest = chunk[-len(needle) :]
+        rest = together[-len(needle) :]
     return False
 
 
-def gunzip(content: mmap.mmap) -> Iterator[bytes]:
+def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The plain bytes of a gzip file of one or more members."""
-    step = 1 << 20
-    stream = zlib.decompressobj(wbits=31)
-    for start in range(0, len(content), step):
-        chunk = content[start : start + step]
+    stream = isal_zlib.decompressobj(wbits=31)
+    for chunk in chunks:
         while chunk:
             yield stream.decompress(chunk)
             chunk = stream.unused_data
             if stream.eof:
-                stream = zlib.decompressobj(wbits=31)
+                stream = isal_zlib.decompressobj(wbits=31)
 
 
 if __name__ == "__main__":

@@ -44,17 +44,30 @@ both_ways = pytest.mark.parametrize("unpack", [as_layer, as_archive])
 
 
 def archive(*members: Member, headers: dict[str, str] | None = None) -> bytes:
+    """A tar archive; before each member stand the extended headers, if any are given."""
+    extended = b"".join(record(key, value) for key, value in (headers or {}).items())
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, kind, text in members:
+            if extended:
+                info = tarfile.TarInfo("headers")
+                info.type, info.size = tarfile.XHDTYPE, len(extended)
+                tar.addfile(info, io.BytesIO(extended))
             info = tarfile.TarInfo(name)
-            info.type, info.mode, info.pax_headers = kind, 0o755, headers or {}
+            info.type, info.mode = kind, 0o755
             if kind == FILE:
                 info.size = len(text)
             else:
                 info.linkname = text
             tar.addfile(info, io.BytesIO(text.encode()))
     return buffer.getvalue()
+
+
+def record(key: str, value: str) -> bytes:
+    """An extended header. To write many, `tarfile` takes a time that grows with the square of their number."""
+    text = f" {key}={value}\n".encode()
+    length = len(text) + len(str(len(text) + len(str(len(text)))))
+    return str(length).encode() + text
 
 
 @pytest.fixture
