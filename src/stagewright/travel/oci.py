@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from stagewright.content.blobs import BlobStore
 from stagewright.content.remote import Progress
-from stagewright.errors import IntegrityError, NotFoundError, StoreError
+from stagewright.errors import CanceledError, IntegrityError, NotFoundError, StoreError
 from stagewright.exporters.destination import replaced
 from stagewright.image import mediatypes
 from stagewright.image.config import INLINE_CACHE
@@ -130,7 +132,9 @@ class LocalStore:
                 return
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open_blob() as source, replaced(path) as file:
-                while (block := source.read(_BLOCK)) and not cancel.is_set():
+                while block := source.read(_BLOCK):
+                    if cancel.is_set():
+                        raise CanceledError
                     file.write(block)
         except OSError as error:
             raise StoreError(f"cannot write the cache {self._place.folder}: {error.strerror}") from error
@@ -148,10 +152,22 @@ class LocalStore:
             _write(os.path.join(self._place.folder, "oci-layout"), _LAYOUT)
             # Last, so that whoever reads the layout meanwhile finds all that the index names.
             entry = replace(target, annotations={_REF_NAME: self._place.tag})
-            _write(os.path.join(self._place.folder, "index.json"), Index((*self._others(), entry)).to_bytes())
+            with self._alone():
+                _write(os.path.join(self._place.folder, "index.json"), Index((*self._others(), entry)).to_bytes())
         except OSError as error:
             raise StoreError(f"cannot write the cache {self._place.folder}: {error.strerror}") from error
         return target
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps others from the index meanwhile, of which each keeps what is not its own."""
+        folder = os.open(self._place.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):  # Not all network file systems lock folders.
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _others(self) -> list[Descriptor]:
         """What the folder's index leads to under other tags."""
