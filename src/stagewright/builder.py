@@ -85,6 +85,7 @@ class Builder:
         self.config: Config = load_config(options.config, env)
         self.state = State(options.root, env, "copies" if self.config.chroot else self.config.snapshotter)
         self._runtime: Runtime | None = None
+        self._starting: threading.Thread | None = None
         self._named = NamedContexts(options.build_contexts)
         self._contexts = LocalContexts(self.state.context_indexes)
         self._agents = SshAgents({source.id: source.paths for source in options.ssh}, env)
@@ -197,6 +198,7 @@ class Builder:
         keys = self.state.keys if self._caches is None else self._caches.keys(self._elsewhere.lazy)
         run, resolve = runners(worker), self.remotes.resolve
         solver = Solver(run, keys, locks, self._emitter, self._cancel, jobs, resolve, dry=dry)
+        solver.on_missed = self._foresee
         if recorder is not None:
             caches = (lambda: ((), ())) if self._caches is None else self._caches.sources
             recorder.watch(lambda: solver.nodes, self.remotes.meaning, caches)
@@ -256,6 +258,8 @@ class Builder:
     def close(self) -> None:
         """Give everything back; what steps still run is killed."""
         self.clients.stop_watching()
+        if self._starting is not None:
+            self._starting.join()
         if self._runtime is not None:
             self._runtime.close()
         self.remotes.close()
@@ -287,6 +291,20 @@ class Builder:
             self._cancel,
             offline=self._options.offline,
         )
+
+    def _foresee(self, vertex: Vertex) -> None:
+        """Have what runs steps start while the first of them is prepared, or what it stands on is made."""
+        if isinstance(vertex.op, ExecOp) and self._starting is None and privilege.is_privileged():
+            network = vertex.op.network
+            self._starting = threading.Thread(target=self._start_runtime, args=(network,), name="start-runtime")
+            self._starting.start()
+
+    def _start_runtime(self, network: str) -> None:
+        try:
+            self._get_runtime().get_ready(network)
+        except Exception:
+            # The step that needs it tries again, and fails with its place in the Dockerfile.
+            return
 
     def _get_runtime(self) -> Runtime:
         with self._lock:

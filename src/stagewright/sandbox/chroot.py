@@ -36,6 +36,9 @@ class ChrootRuntime:
         self._returned = returned
         notify(SHORTCOMINGS)
 
+    def get_ready(self, network: str) -> None:
+        """See `Runtime.get_ready`: steps wait for nothing that could be started ahead."""
+
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`. Raises SandboxError for what takes a namespace: a step without a network."""
         root = step.root.upper

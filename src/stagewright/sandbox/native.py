@@ -14,7 +14,7 @@ from stagewright.sandbox.spec import Cancellation, Outcome, OutputSink, Step
 
 
 class NativeRuntime:
-    """Runs steps, each within the limits, by a launcher process that is started with the first one.
+    """Runs steps, each within the limits, by a launcher process that is started with the first one, or ahead of it.
 
     `notify` gets a line on what steps must do without on this machine.
     """
@@ -32,10 +32,14 @@ class NativeRuntime:
         if complaint is not None:
             self._notify(complaint)
 
+    def get_ready(self, network: str) -> None:
+        """See `Runtime.get_ready`."""
+        self._network.join(network, self._launcher.get())
+
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
         launcher = self._launcher.get()
-        joined = self._network.join(step, launcher)
+        joined = self._network.join(step.network, launcher)
         step = cgroups.contained(step, self._limits, launcher.controllers)
         request = build_request(step, joined.resolv_conf)
         return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)

@@ -18,7 +18,6 @@ from stagewright.errors import SandboxError
 from stagewright.records import dataclass
 from stagewright.sandbox import network_child, resolver, wire
 from stagewright.sandbox.launching import LauncherProcess
-from stagewright.sandbox.spec import Step
 
 _PROGRAMS = ("pasta", "slirp4netns")
 _TUN = "/dev/net/tun"
@@ -47,9 +46,9 @@ class BuildNetwork:
         self._started = False
         self._joined = JoinedNetwork()
 
-    def join(self, step: Step, launcher: LauncherProcess) -> JoinedNetwork:
-        """The network for a step, which is started if need be and there is a program for it."""
-        if step.network != "default":
+    def join(self, network: str, launcher: LauncherProcess) -> JoinedNetwork:
+        """The network for a step in `network`, which is started if need be and there is a program for it."""
+        if network != "default":
             return JoinedNetwork()
         with self._lock:
             if not self._started:

@@ -50,10 +50,14 @@ class OciRuntime:
             notify(complaint)
         self._numbers = itertools.count(1)
 
+    def get_ready(self, network: str) -> None:
+        """See `Runtime.get_ready`."""
+        self._network.join(network, self._launcher.get())
+
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
         launcher = self._launcher.get()
-        joined = self._network.join(step, launcher)
+        joined = self._network.join(step.network, launcher)
         if privilege.in_user_namespace():
             step = cgroups.contained(step, self._limits, frozenset())
         request = build_request(step, joined.resolv_conf)

@@ -142,6 +142,10 @@ class Runtime(Protocol):
 
     shares_folders: bool
 
+    def get_ready(self, network: str) -> None:
+        """Start ahead what the first step, in `network`, would wait for. Raises SandboxError, as that step will."""
+        ...
+
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """Run a step to its end, with everything that it has started.
 

@@ -71,6 +71,8 @@ class Solver:
         self._nodes: dict[str, Node] = {}
         # Asked in the loop's thread, before anything that misses the cache runs, why that is so.
         self.why_missed: Callable[[Node], str] | None = None
+        # Told in the loop's thread, as soon as it is certain, that a vertex will run.
+        self.on_missed: Callable[[Vertex], None] = lambda vertex: None
 
     @property
     def nodes(self) -> list[Node]:
@@ -277,6 +279,8 @@ class Solver:
         # A key that was never seen is in no key that was: whoever uses this vertex misses too, or must look at its
         # files to know. So its result will be asked for, and independent work need not wait until it is.
         node.wanted = True
+        if not self._dry:
+            self.on_missed(node.vertex)
         self._key_found(node)
 
     def _key_found(self, node: Node) -> None:

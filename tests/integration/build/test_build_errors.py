@@ -39,6 +39,8 @@ RULE = "-" * 20
          "cache mount /c: its source /bin/sh is not a folder", None),
         ('FROM busybox\nRUN ["no-such-program"]', "", None, None),
         ("FROM busybox\nRUN exit 7", "", None, None),
+        # What is started ahead of the first step fails for that step.
+        ("FROM busybox\nRUN true", "--oci-runtime=/no/such", "there is no OCI runtime '/no/such'", None),
     ],
 )  # fmt: skip
 def test_failing_builds(bench: Workbench, text: str, flags: str, said: str | None, hint: str | None) -> None:

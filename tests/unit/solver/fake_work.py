@@ -46,8 +46,9 @@ class Store:
 class Build:
     """One solver's run. A vertex's result is a snapshot with the text that its work answers (by default its name).
 
-    `ran` are the names of the vertices that ran, in order; `context` the text of the build context's files. `means` is
-    what sources that are only named mean now, by their identifiers; `resolved` those that were asked for.
+    `ran` are the names of the vertices that ran, in order; `context` the text of the build context's files. `foreseen`
+    are those that were announced to run. `means` is what sources that are only named mean now, by their identifiers;
+    `resolved` those that were asked for.
     """
 
     def __init__(self, store: Store, jobs: int | None = None) -> None:
@@ -58,6 +59,7 @@ class Build:
         self.context: dict[str, str] = {}
         self.digest_errors: dict[str, BaseException] = {}
         self.ran: list[str] = []
+        self.foreseen: list[str] = []
         self.digested: list[str] = []
         self.events: list[Event] = []
         self.means: dict[str, str] = {}
@@ -99,9 +101,10 @@ class Build:
             return outcome
         return Result(self.store.snapshot(str(outcome or vertex.meta.name)))
 
-    def solve(self, *targets: Vertex) -> list[Result]:
+    def solve(self, *targets: Vertex, dry: bool = False) -> list[Result]:
         keys, locks, emitter = self.store.keys, self.store.locks, Emitter(self.events.append)
-        self.solver = Solver(lambda vertex: self, keys, locks, emitter, self.cancel, self.jobs, self.resolve)
+        self.solver = Solver(lambda vertex: self, keys, locks, emitter, self.cancel, self.jobs, self.resolve, dry=dry)
+        self.solver.on_missed = lambda vertex: self.foreseen.append(vertex.meta.name)
         return self.solver.solve(targets)
 
     def last(self, name: str) -> VertexEvent:

@@ -42,6 +42,21 @@ def test_a_second_build_runs_nothing(store: Store) -> None:
     assert second.cached == {"a", "b", "c"}
 
 
+def test_it_is_told_ahead_which_vertices_will_run(store: Store) -> None:
+    one = run("one")
+    Build(store).solve(run("two", one))
+    build = Build(store)
+    three = run("three", one)
+    build.solve(run("four", three))
+    assert build.foreseen == build.ran == ["three", "four"]
+
+
+def test_nothing_is_foreseen_of_a_dry_run(store: Store) -> None:
+    build = Build(store)
+    build.solve(run("one"), dry=True)
+    assert (build.foreseen, build.ran) == ([], [])
+
+
 def test_the_snapshots_of_all_vertices_are_known_whether_they_ran_or_not(store: Store) -> None:
     target = run("c", run("b", run("a")), context())
     first, second = Build(store), Build(store)
