@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
@@ -74,8 +75,11 @@ class Recipe:
 
     def stage_of(self, step: Step) -> int:
         """The number of the stage whose instruction the step is."""
-        line = step.lines[0] if step.lines else 0
-        return sum(stage.location.start <= line for stage in (self._parsed.stages if self._parsed else ())) - 1
+        return bisect_right(self._stage_starts, step.lines[0] if step.lines else 0) - 1
+
+    @cached_property
+    def _stage_starts(self) -> list[int]:
+        return [stage.location.start for stage in (self._parsed.stages if self._parsed else ())]
 
     def variables_in(self, step: Step) -> list[str]:
         """The variables that a step's instruction uses."""
