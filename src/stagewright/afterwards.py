@@ -1,6 +1,7 @@
-"""Garbage collection when a build has ended: in a process of its own, which nobody waits for and which leaves nothing.
+"""What is done when a build has ended, by processes of their own that nobody waits for: a sync, and garbage collection.
 
-It is started now and then, and where a build that was killed has left something. Like any collection it does what is
+A sync of the disk follows each build that has made something (see `content.unsynced`). Garbage is collected now and
+then, and where a build that was killed has left something. Like any collection this one does what is
 safe at any time, and the rest only if no build runs; a build that begins meanwhile waits for its end.
 """
 
@@ -10,16 +11,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from stagewright.cache.leases import collecting
 from stagewright.cache.locks import LockFile
+from stagewright.content.unsynced import is_asked
 from stagewright.errors import StagewrightError
+from stagewright.state import COLLECTED
 
 _INTERVAL_S = 600
-# Its time of change is that of the last collection.
-_STAMP = "collected"
 # The processes that this one has started.
 _children: set[int] = set()
 _LEFTOVERS = (("snapshots", "drafts"), ("snapshots", "trash"), ("content", "ingest"))
@@ -36,7 +37,17 @@ def collect_afterwards(root: str, config: str | None, env: Mapping[str, str]) ->
             from stagewright.config import load
 
             if load(config, env).gc is not None:
-                _start(root, config)
+                _start("afterwards", [root] if config is None else [root, config])
+
+
+def sync_afterwards(root: str) -> None:
+    """Have the state directory `root` synced, if there is something to sync."""
+    with suppress(OSError):
+        if is_asked(root):
+            child = _start("syncing", [root])
+            # In a container all processes end with the first one.
+            if os.getpid() == 1:
+                os.waitpid(child, 0)
 
 
 def _is_due(root: str) -> bool:
@@ -59,7 +70,7 @@ def _has_entries(folder: str) -> bool:
 
 
 def _is_long_ago(root: str) -> bool:
-    path = os.path.join(root, _STAMP)
+    path = os.path.join(root, COLLECTED)
     try:
         # A time in the future is of a clock that was wrong.
         return not 0 <= time.time() - os.stat(path).st_mtime < _INTERVAL_S
@@ -73,22 +84,24 @@ def _touch(path: str) -> None:
     os.utime(path)
 
 
-def _start(root: str, config: str | None) -> None:
+def _start(module: str, arguments: Sequence[str]) -> int:
+    """Start the `main` of a module in a process of its own; its PID."""
     packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = f"import sys; sys.path.append({packages!r}); from stagewright import afterwards; afterwards.main()"
+    code = f"import sys; sys.path.append({packages!r}); from stagewright import {module}; {module}.main()"
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         # Out of the session, so that a terminal that is closed or Ctrl-C do not end it.
         child = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-c", code, root, *([] if config is None else [config])],
+            [sys.executable, "-P", "-c", code, *arguments],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1, 2)],
             setsid=True,
         )
-        _children.add(child)
     finally:
         os.close(nowhere)
+    _children.add(child)
+    return child
 
 
 def _reap() -> None:
@@ -110,5 +123,5 @@ def main() -> None:
     with suppress(OSError, StagewrightError):
         policies = load(config[0] if config else None, os.environ).gc
         if policies is not None:
-            _touch(os.path.join(root, _STAMP))
+            _touch(os.path.join(root, COLLECTED))
             passage.call("stagewright.upkeep:reclaim", (root, policies), None, threading.Event())

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ from stagewright.sources.image import ImageSource
 from stagewright.sources.local import LocalContexts
 from stagewright.sources.remote import RemoteSources
 from stagewright.sources.ssh import SshAgents
-from stagewright.state import State
+from stagewright.state import COLLECTED, State
 
 if TYPE_CHECKING:
     from stagewright.leaks.guard import LeakGuard
@@ -133,10 +133,21 @@ class Builder:
             self._warn_of_one_id()
         self._add_named_contexts()
         self._opened.enter_context(BuildLease(self.state.locks, self._cancel))
+        if self.state.db.unsynced.is_any_lost():
+            self._forget_unsynced()
         definition = self._definition.read()
         exclusion = Matcher(definition.ignore_patterns) if definition.ignore_patterns else None
         self._contexts.add(MAIN_CONTEXT, self._options.context, lambda: exclusion)
         return definition
+
+    def _forget_unsynced(self) -> None:
+        from stagewright.health.checkup import forget_unsynced
+
+        if lost := forget_unsynced(self.state):
+            self._emitter(WarningEvent("", lost))
+            # The folders of what is forgotten are garbage, and there may be much of it.
+            with suppress(FileNotFoundError):
+                os.utime(self.state.root / COLLECTED, (0, 0))
 
     def build(self, *, takes_layers: bool) -> tuple[Plan, Result]:
         """Build up to the result; `takes_layers`: some output wants all of it here. Raises StagewrightError."""

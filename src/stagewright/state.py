@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from stagewright.content.blobs import BlobStore
 from stagewright.content.db import Database
 from stagewright.content.images import ImageStore
 from stagewright.content.places import BlobPlaces
+from stagewright.errors import StoreError
 from stagewright.history.archive import Archive
 from stagewright.snapshots.store import SnapshotStore
+
+# The file in a state directory whose time of change is that of the last collection of garbage.
+COLLECTED = "collected"
 
 
 def default_root(env: Mapping[str, str]) -> str:
@@ -44,7 +49,9 @@ class State:
 
     @cached_property
     def blobs(self) -> BlobStore:
-        return BlobStore(self.root / "content")
+        blobs = BlobStore(self.root / "content")
+        blobs.on_new = lambda digest: self.db.unsynced.note("blob", digest)
+        return blobs
 
     @cached_property
     def snapshots(self) -> SnapshotStore:
@@ -91,4 +98,12 @@ class State:
                 self.snapshots.close()
         finally:
             if "db" in self.__dict__:
+                if self.db.unsynced.any:
+                    self._ask_for_sync()
                 self.db.close()
+
+    def _ask_for_sync(self) -> None:
+        # What was done is done; the next build asks again.
+        with suppress(OSError, StoreError):
+            mounts = self.db.unsynced.noted("cache mount")
+            self.db.unsynced.ask({name for name in mounts if self.cache_mounts.is_used(name)})

@@ -47,6 +47,7 @@ class CacheMounts:
             handle, folder = self._free_folder(identity, create, cancel)
             try:
                 self._bring_back(folder)
+                self._note_change(folder)
                 yield folder
             finally:
                 os.close(handle)
@@ -54,7 +55,27 @@ class CacheMounts:
         folder = self._first_folder(identity, create, cancel)
         with self._locks.hold(f"mount/{folder}", shared=sharing == "shared", cancel=cancel):
             self._bring_back(folder)
+            self._note_change(folder)
             yield folder
+
+    def _note_change(self, folder: str) -> None:
+        """Note that a folder, which the caller holds, is about to be changed."""
+        self._db.unsynced.note_change("cache mount", os.path.basename(folder))
+
+    def forget_lost(self) -> int:
+        """Forget folders that were changed shortly before the machine stopped; `unnamed` has them then. How many."""
+        lost = self._db.unsynced.lost("cache mount")
+        with self._db.transaction():
+            for name in lost:
+                self._db.execute("DELETE FROM cache_mounts WHERE dir = ?", (name,))
+        return len(lost)
+
+    def is_used(self, name: str) -> bool:
+        """Whether somebody holds the folder of this name."""
+        handle = self._locks.try_hold(f"mount/{self._root / name}")
+        if handle is not None:
+            os.close(handle)
+        return handle is None
 
     def rows(self) -> list[tuple[str, str, float]]:
         """All cache mounts, the oldest first: identity, absolute folder, and when it was last used (Unix seconds)."""
@@ -173,9 +194,11 @@ class CacheMounts:
         create(str(folder))
         self.seed(identity, str(folder))
         now = time.time()
-        self._db.execute(
-            "INSERT INTO cache_mounts (id, dir, created, last_used) VALUES (?, ?, ?, ?)", (identity, name, now, now)
-        )
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO cache_mounts (id, dir, created, last_used) VALUES (?, ?, ?, ?)", (identity, name, now, now)
+            )
+            self._db.unsynced.note("cache mount", name)
         return str(folder)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -91,6 +91,7 @@ class BlobWriter:
             self._end(is_whole=True)
         except OSError as error:
             raise StoreError(f"cannot write blob {digest}: {error.strerror}") from error
+        self._store.on_new(digest)
         return digest
 
     def discard(self) -> None:
@@ -210,6 +211,8 @@ class BlobStore:
         self._ingest = root / "ingest"
         # The newest writer of this process for each blob that is on its way here.
         self._arriving: dict[str, BlobWriter] = {}
+        # Is told each blob that was put here.
+        self.on_new: Callable[[str], None] = lambda digest: None
 
     def path(self, digest: str) -> Path:
         """Where the blob lies or would lie. Raises IntegrityError where `digest` is not one."""

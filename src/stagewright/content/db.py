@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stagewright.content.unsynced import Unsynced
 from stagewright.errors import DamagedMetadataError, IntegrityError, StoreError
 
 # What each version of the file adds to the one before; a file of an earlier one gets what it lacks when it is opened.
@@ -129,6 +130,16 @@ CREATE TABLE blob_places (
     PRIMARY KEY (digest, place)
 );
 """,
+    """
+-- content/: what may not be on the disk yet, and which boot of the machine wrote it (see `unsynced`).
+CREATE TABLE unsynced (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    UNIQUE (kind, name)
+);
+""",
 )
 SCHEMA_VERSION = len(_SCHEMAS)
 _T = TypeVar("_T")
@@ -156,6 +167,7 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         self._path = path
+        self.unsynced = Unsynced(self, path.parent)
         try:
             # The layers below hold other people's setuid programs, which no other user may come by.
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -180,6 +192,7 @@ class Database:
                 fcntl.flock(folder, fcntl.LOCK_EX)
                 version = self._version()
                 if version == 0:
+                    self.unsynced.begin()
                     self._connection.execute("PRAGMA journal_mode=WAL")
                 if version < SCHEMA_VERSION:
                     self._extend(version)
@@ -256,6 +269,16 @@ class Database:
                 raise
             finally:
                 self._depth = 0
+
+    @contextmanager
+    def durably(self) -> Iterator[None]:
+        """What is written within is on the disk by the end of each statement. For use outside of transactions."""
+        with self._lock:
+            self.execute("PRAGMA synchronous=FULL")
+            try:
+                yield
+            finally:
+                self.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
         with self._lock:

@@ -37,6 +37,7 @@ from stagewright.state import State
 _Found = tuple[StoreProblem, Callable[[], object]]
 _NAMED_STEPS = 5
 _DEAD = "was left by a process that died"
+_STOPPED = "was not yet synced to the disk when the machine stopped"
 # Tables of what is known of snapshots, with the column that names one, and what losing a row means.
 _SPEAK_OF_SNAPSHOTS = {
     "cache_results": ("snapshot", "id", "the step runs again"),
@@ -77,6 +78,8 @@ def check_store(root: Path, repair: bool) -> StoreCheck:
                 stack.enter_context(BuildLease(locks))
             checkup.run(checkup.blobs(), checkup.images(), checkup.resolutions())
             checkup.run(checkup.repositories(), checkup.history())
+            if mends:
+                state.db.unsynced.forget_lost()
             return StoreCheck(
                 tuple(problems),
                 not alone,
@@ -95,6 +98,27 @@ def forget_lost_snapshots(state: State) -> list[StoreProblem]:
     checkup = _Checkup(state, mends=True, problems=problems)
     checkup.run(checkup.snapshots())
     return [problem for problem in problems if problem.kind == "snapshot"]
+
+
+def forget_unsynced(state: State) -> str:
+    """Forget what the machine may have lost when it stopped; answers in one line what that was, "" for nothing.
+
+    Safe while builds run, all of which have begun with this.
+    """
+    problems: list[StoreProblem] = []
+    checkup, unsynced = _Checkup(state, mends=True, problems=problems), state.db.unsynced
+    # Most can be told from their digests, so that images stay whole.
+    blobs = unsynced.lost("blob")
+    damaged = sum(state.blobs.has(digest) and state.blobs.discard_damaged(digest) for digest in blobs)
+    with state.db.transaction():
+        before = len(state.snapshots.rows())
+        checkup.run(checkup.snapshots())
+        snapshots = before - len(state.snapshots.rows())
+        mounts = state.cache_mounts.forget_lost()
+        unsynced.forget_lost()
+    counts = {"snapshot": snapshots, "cache mount": mounts, "blob": damaged}
+    lost = ", ".join(f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count)
+    return f"the machine stopped before all of the last builds was on its disk: made anew is {lost}" if lost else ""
 
 
 def _damaged_file(path: Path, what: str, mends: bool) -> StoreProblem:
@@ -146,6 +170,7 @@ class _Checkup:
         """Snapshots without their folder or their parent, and all that is built on those."""
         snapshots = self._state.snapshots
         lazy = {name for (name,) in self._state.db.query("SELECT dir FROM lazy_layers")}
+        unsynced = set(self._state.db.unsynced.lost("snapshot"))
         known: set[int] = set()
         # What each one that is broken is broken by, and all that goes with that one.
         causes: dict[int, int] = {}
@@ -160,6 +185,8 @@ class _Checkup:
                     wrong[row.id] = f"the snapshot {row.parent} that it is built on is not there"
                 elif row.dir not in lazy and not os.path.isdir(snapshots.folder_named(row.dir)):
                     wrong[row.id] = f"its folder {snapshots.folder_named(row.dir)} is missing"
+                elif row.dir in unsynced and row.dir not in lazy:
+                    wrong[row.id] = f"its folder {snapshots.folder_named(row.dir)} {_STOPPED}"
                 else:
                     continue
                 cause = row.id
@@ -200,14 +227,17 @@ class _Checkup:
         for note in state.cache_mounts.lent_notes():
             problem = StoreProblem("cache mount", note, "was moved into a step whose build died", "nothing")
             yield problem, state.cache_mounts.bring_back
-        for folder in state.cache_mounts.unnamed():
-            yield _left(folder, "a folder that no cache mount has")
+        unsynced = set(db.unsynced.lost("cache mount"))
         for identity, name in db.query("SELECT id, dir FROM cache_mounts"):
-            if not (state.root / "mounts" / name).is_dir():
+            is_there = (state.root / "mounts" / name).is_dir()
+            if not is_there or name in unsynced:
+                wrong = f"its folder {name} {_STOPPED if is_there else 'is missing'}"
                 yield (
-                    StoreProblem("cache mount", identity, f"its folder {name} is missing", "it begins empty again"),
+                    StoreProblem("cache mount", identity, wrong, "it begins empty again"),
                     partial(db.execute, "DELETE FROM cache_mounts WHERE dir = ?", (name,)),
                 )
+        for folder in state.cache_mounts.unnamed():
+            yield _left(folder, "a folder that no cache mount has")
         for name in _names(str(state.context_indexes)):
             index = state.context_indexes / name
             if not is_readable(index):

@@ -179,6 +179,7 @@ class SnapshotStore(SnapshotRows):
                 name = str(snapshot)
                 self._db.execute("UPDATE snapshots SET dir = ? WHERE id = ?", (name, snapshot))
                 self.shared().record(name, origins)
+                self._db.unsynced.note("snapshot", name)
                 self._place(draft.fs, os.path.join(self._root, name))
             if draft.path in self._mounted:
                 self._snapshotter().committed(self.lowers(snapshot), draft.fs)
@@ -207,6 +208,7 @@ class SnapshotStore(SnapshotRows):
                 strip_needless_opaque(draft.fs, lowers)
                 self._place(draft.fs, os.path.join(self._root, row.dir))
                 self._db.execute("DELETE FROM lazy_layers WHERE dir = ?", (row.dir,))
+                self._db.unsynced.note("snapshot", row.dir)
         self._end(draft)
 
     def settle(self, draft: Draft) -> int:

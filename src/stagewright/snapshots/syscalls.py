@@ -93,6 +93,11 @@ def unshare(flags: int) -> None:
     _checked(_libc().unshare(flags), "unshare")
 
 
+def syncfs(fd: int) -> None:
+    """Have all that was written to the file system of a file on its disk. Raises OSError where the disk refuses."""
+    _checked(_libc().syncfs(fd), "syncfs")
+
+
 def mount(source: str, target: str, filesystem: str, flags: int, data: str) -> None:
     """The classic mount call; `data` is the option string (at most a page)."""
     import ctypes

@@ -118,6 +118,7 @@ def _state(root: str) -> Iterator[State]:
     state = State(root, {})
     try:
         with BuildLease(state.locks):
+            state.cache_mounts.forget_lost()
             yield state
     finally:
         state.close()

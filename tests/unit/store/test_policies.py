@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from store_world import World
 
-from stagewright import afterwards
+from stagewright import afterwards, syncing
 from stagewright.cache.leases import BuildLease
 from stagewright.config import load, parse_duration
+from stagewright.content.unsynced import is_asked
 from stagewright.errors import UsageError
 from stagewright.policy import Policy, choose, parse_filters
 from stagewright.reports import UsageRow
@@ -219,13 +220,13 @@ def test_policies_that_are_wrong(tmp_path: Path, text: str) -> None:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    calls: list[tuple[str, str | None]] = []
-    monkeypatch.setattr(afterwards, "_start", lambda root, config: calls.append((root, config)))
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    monkeypatch.setattr(afterwards, "_start", lambda module, arguments: calls.append(module))
     return calls
 
 
-def test_when_garbage_is_collected(world: World, started: list[tuple[str, str | None]]) -> None:
+def test_when_garbage_is_collected(world: World, started: list[str]) -> None:
     def ended() -> bool:
         started.clear()
         afterwards.collect_afterwards(str(world.root), str(world.config), {})
@@ -277,3 +278,38 @@ def test_a_collection_is_started_and_taken_leave_of(world: World) -> None:
     assert list((world.root / "snapshots" / "drafts").iterdir()) == []
     afterwards.collect_afterwards(str(world.root), str(world.config), dict(os.environ))
     assert afterwards._children == set()
+
+
+# --- a sync after a build ---------------------------------------------------------------------------------------------
+
+
+def test_when_the_disk_is_synced(world: World, started: list[str]) -> None:
+    def ended() -> list[str]:
+        started.clear()
+        afterwards.sync_afterwards(str(world.root))
+        return started
+
+    assert ended() == []
+    world.snapshot(None)
+    assert ended() == []
+    world.state.close()
+    assert ended() == ["syncing"]
+    syncing.sync(str(world.root))
+    assert ended() == []
+
+
+def test_a_sync_is_started(world: World) -> None:
+    world.snapshot(None)
+    world.state.close()
+    afterwards.sync_afterwards(str(world.root))
+    (child,) = afterwards._children
+    os.waitpid(child, 0)
+    assert not is_asked(str(world.root))
+
+
+def test_the_first_process_of_a_container_waits_for_its_sync(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.snapshot(None)
+    world.state.close()
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    afterwards.sync_afterwards(str(world.root))
+    assert not is_asked(str(world.root))
