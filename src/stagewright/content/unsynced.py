@@ -66,9 +66,7 @@ class Unsynced:
 
     def note(self, kind: Kind, name: str) -> None:
         """Note something that is being written; its row belongs to the same transaction."""
-        if not self.any:
-            self.any = True
-            self._db.execute(f"DELETE FROM unsynced WHERE {_COVERED}", self._read(DONE))  # noqa: S608
+        self.any = True
         # Each time with an id of its own: a sync that has begun does not cover this.
         self._db.execute(
             "INSERT OR REPLACE INTO unsynced (kind, name, boot) VALUES (?, ?, ?)", (kind, name, self._now)
@@ -113,6 +111,8 @@ class Unsynced:
         Raises OSError, and StoreError as the database.
         """
         with self._db.transaction():
+            # Before another boot's sync may take the place of the one that covers these.
+            self._db.execute(f"DELETE FROM unsynced WHERE {_COVERED}", self._read(DONE))  # noqa: S608
             rows = self._db.query("SELECT id, kind, name FROM unsynced WHERE boot = ? ORDER BY id", (self._now,))
             ids = [0]
             for number, kind, name in rows:

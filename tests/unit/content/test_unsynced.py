@@ -91,8 +91,12 @@ def test_a_process_knows_of_what_another_has_left_to_sync(boot: Boot, tmp_path: 
     assert not third.unsynced.any
     # What is of no use any more goes when there is something to write anyway.
     assert noted(third) == ["1"]
-    third.unsynced.note("snapshot", "2")
-    assert noted(third) == ["2"]
+    fourth = boot("b")
+    fourth.unsynced.note("snapshot", "2")
+    fourth.unsynced.ask(set())
+    syncing.sync(str(tmp_path))
+    assert noted(fourth) == ["2"]
+    assert not fourth.unsynced.is_any_lost()
 
 
 def test_what_changes_while_a_sync_runs_is_not_covered_by_it(boot: Boot, tmp_path: Path) -> None:
