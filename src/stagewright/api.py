@@ -134,7 +134,7 @@ def build(
     `on_event` gets every event, from several threads, one at a time. Setting `cancel` from any thread stops the build,
     which then raises CanceledError. All errors are of `stagewright.errors`; a step that fails raises StepFailedError.
     """
-    from stagewright.afterwards import collect_afterwards, sync_afterwards
+    from stagewright.afterwards import collect_afterwards, sync_afterwards, sync_before
     from stagewright.door import passage
 
     cancel = cancel or threading.Event()
@@ -172,8 +172,7 @@ def build(
         host_ca=host_ca,
         secret_leak=secret_leak,
     )
-    # A build before may have been killed, with all processes of its container.
-    sync_afterwards(options.root or "")
+    sync_before(options.root or "")
     try:
         result: BuildResult = passage.call(
             "stagewright.builder:run_build", (options, dict(os.environ)), on_event, cancel

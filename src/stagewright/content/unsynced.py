@@ -13,6 +13,7 @@ way of somebody who removes the state directory when a build has ended.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,18 @@ def is_asked(root: str) -> bool:
     """Whether something in the state directory `root` waits for a sync."""
     asked = _text(os.path.join(root, ASKED))
     return asked != _text(os.path.join(root, DONE)) and asked.startswith(boot_id())
+
+
+def is_under_way(root: str) -> bool:
+    """Whether a process syncs the state directory `root` now. Raises OSError where nobody has asked for that yet."""
+    handle = os.open(os.path.join(root, DONE), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 class Unsynced:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import PROJECT, Files
-from workbench import Workbench
+from workbench import Workbench, wait_for_children
 
 import stagewright
 from stagewright.api import Output, SecretSource, Store
@@ -143,6 +143,8 @@ def test_builds_in_threads_share_a_store(common: dict[str, Any], tmp_path: Path)
 
 def test_a_build_leaves_nothing_in_the_process(common: dict[str, Any]) -> None:
     def facts() -> tuple[int, int, str, str]:
+        # What syncs the disk afterwards ends by itself.
+        wait_for_children()
         children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
         mounts = Path("/proc/self/mountinfo").read_text()
         return len(os.listdir("/proc/self/fd")), threading.active_count(), mounts, children

@@ -1,5 +1,6 @@
 """What a prune by filters and limits removes, and in what order; and the same when a build has ended."""
 
+import fcntl
 import os
 import subprocess
 import time
@@ -222,7 +223,7 @@ def test_policies_that_are_wrong(tmp_path: Path, text: str) -> None:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    monkeypatch.setattr(afterwards, "_start", lambda module, arguments: calls.append(module))
+    monkeypatch.setattr(afterwards, "_start", lambda module, *arguments: calls.append(module))
     return calls
 
 
@@ -294,8 +295,18 @@ def test_when_the_disk_is_synced(world: World, started: list[str]) -> None:
     assert ended() == []
     world.state.close()
     assert ended() == ["syncing"]
+    with open(world.root / "synced") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # It may be for what an earlier build has asked, and the one that follows waits for it.
+        assert ended() == ["syncing"]
+        afterwards.sync_before(str(world.root))
+        assert started == ["syncing"]
+    afterwards.sync_before(str(world.root))
+    assert started == ["syncing"] * 2
     syncing.sync(str(world.root))
     assert ended() == []
+    afterwards.sync_before(str(world.root))
+    assert started == []
 
 
 def test_a_sync_is_started(world: World) -> None:
