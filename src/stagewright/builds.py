@@ -19,8 +19,8 @@ from stagewright.state import State
 class History:
     """The builds that a state directory remembers, by their numbers; `root` is the directory.
 
-    Where a number is wanted, None means the newest build. Methods raise NotFoundError for a build that is not known,
-    and StoreError where the directory cannot be used.
+    Where a number is wanted, None means the newest build that has ended. Methods raise NotFoundError for a build that
+    is not known, and StoreError where the directory cannot be used.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
@@ -90,7 +90,8 @@ class History:
         return gone
 
     def _load(self, number: int | None) -> tuple[Build, list[Step]]:
-        found = next(iter(self._archive.list()), None) if number is None else self._archive.get(number)
+        ended = (build for build in self._archive.list() if build.has_ended)
+        found = next(ended, None) if number is None else self._archive.get(number)
         if found is None:
             if number is not None:
                 raise self._unknown(number)

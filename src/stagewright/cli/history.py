@@ -22,7 +22,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         "history",
         "Show the builds that the store remembers: ls, inspect [BUILD], logs [BUILD], rm BUILD... and export [BUILD];"
-        " without a number, of the newest build.",
+        " without a number, of the newest build that has ended.",
         arguments="ls | inspect | logs | rm | export [BUILD]",
         least=1,
         most=None,
@@ -77,8 +77,8 @@ def _list(options: argparse.Namespace) -> int:
             str(build["number"]),
             build["status"],
             format_age(build["created"], now),
-            f"{build['seconds']:.1f}s",
-            f"{build['ran']}/{build['steps']}",
+            f"{build['seconds']:.1f}s" if build["seconds"] else "",
+            f"{build['ran']}/{build['steps']}" if build["steps"] else "",
             build["inputs"]["context"],
             build["inputs"]["target"] or "",
             ", ".join(build["inputs"]["tags"]),
@@ -102,6 +102,8 @@ def _inspect(options: argparse.Namespace, number: int | None) -> int:
     for name, value in {**build["inputs"], **build["outcome"]}.items():
         if value:
             print(f"{name.replace('_', ' ') + ':':<16}{_shown(name, value)}")
+    if not build["steps"]:
+        return 0
     print()
     rows = [
         (

@@ -1,4 +1,4 @@
-"""Where records of builds lie: a folder of the state directory, of which a file once written is never changed.
+"""Where records of builds lie: a folder of the state directory, of which a file is only ever replaced as a whole.
 
     builds/NUMBER.SUBJECT    one build: a line of JSON (see `Build`), then what ran in it, compressed (see `Run`)
     graphs/KEY               the steps of builds that were of the same graph with the same keys, compressed
@@ -6,9 +6,10 @@
     pruned                   when results were removed, by their keys, in seconds since the epoch
     new-*                    what is being written
 
-A build that found all in its cache writes one small file in `builds`. Files are written aside, under a lock, and
-renamed, so that one that is there is whole; they are not synced, so that after a crash of the machine one may be empty,
-and counts as none.
+A build has its file from its beginning on, without what ran in it, and holds a lock as long as it runs: one that is
+killed is told by that. One that found all in its cache writes that small file alone. Files are written aside, under a
+lock, and renamed, so that one that is there is whole; they are not synced, so that after a crash of the machine one may
+be empty, and counts as none.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from typing import Any
 
 from stagewright.cache.locks import LockFile
 from stagewright.content.folders import make_private
+from stagewright.errors import StoreError
 from stagewright.records import dataclass, field
 
 FORMAT = 1
 KEPT = 100
+# What becomes of a build: the first one while it runs, the second one where its process died.
+RUNNING, KILLED = "running", "killed"
+COMPLETED, FAILED, CANCELED = "completed", "failed", "canceled"
 # Trimming looks at all records, so it is done once in so many builds.
 _TRIM_EVERY = 16
 _MAX_BYTES = 256 << 20
@@ -36,11 +41,12 @@ _MOST_PRUNED = 10_000
 
 @dataclass(slots=True)
 class Build:
-    """One build that has ended, without its steps.
+    """One build, without its steps.
 
     `subject` stands for the context and the Dockerfile's place, `recipe` for the Dockerfile's text. `inputs` are what
-    the build was given, as JSON-able data; `status` is completed, failed or canceled; `graph` names its steps, "" where
-    it did not come to have any. `steps` counts its instructions, `ran` those that did not come from the cache.
+    the build was given, as JSON-able data; `status` is one of those above; `graph` names its steps, "" where it did not
+    come to have any, or did not come to its end. `steps` counts its instructions, `ran` those that did not come from
+    the cache.
     """
 
     number: int
@@ -56,6 +62,11 @@ class Build:
     steps: int
     ran: int
     version: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether more is known of it than that it was begun."""
+        return self.status not in (RUNNING, KILLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,24 @@ class Archive:
 
     # --- writing --------------------------------------------------------------------------------------------------
 
+    def begin(self, build: Build) -> int:
+        """Give a build its number and keep that it runs; answers a descriptor, whose closing says that it does not."""
+        with self._locks.hold(_LOCK):
+            build.number = self._next_number()
+            # One that runs may have been forgotten meanwhile.
+            while (alive := self._locks.try_hold(f"{_LOCK}/{build.number}")) is None:
+                build.number += 1
+            try:
+                self._write(self._builds / f"{build.number}.{build.subject}", _header(build))
+            except OSError:
+                os.close(alive)
+                raise
+        return alive
+
+    def withdraw(self, build: Build) -> None:
+        """Forget that a build was begun."""
+        _unlink(self._builds / f"{build.number}.{build.subject}")
+
     def add(
         self,
         build: Build,
@@ -89,7 +118,10 @@ class Archive:
         graph: Callable[[], dict[str, Any]],
         files: Mapping[str, bytes],
     ) -> int:
-        """Keep a build; answers its number. `graph` is asked for, and `files` (by digest) kept, only if it is new."""
+        """Keep a build that has ended, by the number that it has had from `begin`, or a new one, which is answered.
+
+        `graph` is asked for, and `files` (by digest) kept, only if it is new.
+        """
         data = b"" if run is None else _packed({"steps": run.steps, "logs": run.logs})
         with self._locks.hold(_LOCK):
             if build.graph and not (self._graphs / build.graph).exists():
@@ -97,10 +129,8 @@ class Archive:
                     if not (self._files / digest).exists():
                         self._write(self._files / digest, listing)
                 self._write(self._graphs / build.graph, _packed(graph()))
-            build.number = max((number for number, _ in self._names()), default=0) + 1
-            header = {name: getattr(build, name) for name in Build.__slots__}
-            line = json.dumps({"format": FORMAT, **header}, separators=(",", ":")).encode()
-            self._write(self._builds / f"{build.number}.{build.subject}", line + b"\n" + data)
+            build.number = build.number or self._next_number()
+            self._write(self._builds / f"{build.number}.{build.subject}", _header(build) + data)
             if build.number % _TRIM_EVERY == 0:
                 self._trim(KEPT)
         return build.number
@@ -263,6 +293,9 @@ class Archive:
             _unlink(temporary)
             raise
 
+    def _next_number(self) -> int:
+        return max((number for number, _ in self._names()), default=0) + 1
+
     def _names(self) -> Iterable[tuple[int, str]]:
         try:
             names = os.listdir(self._builds)
@@ -281,11 +314,31 @@ class Archive:
             return None
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             return None
-        return Build(**found) if found.keys() == set(Build.__slots__) else None
+        if found.keys() != set(Build.__slots__):
+            return None
+        build = Build(**found)
+        if build.status == RUNNING and not self._is_alive(number):
+            build.status = KILLED
+        return build
+
+    def _is_alive(self, number: int) -> bool:
+        try:
+            handle = self._locks.try_hold(f"{_LOCK}/{number}", shared=True)
+        except StoreError:
+            # Of a directory that cannot be written to nobody can tell.
+            return True
+        if handle is not None:
+            os.close(handle)
+        return handle is None
 
     def _all_files(self) -> Iterable[Path]:
         for folder in (self._builds, self._graphs, self._files):
             yield from _below(folder)
+
+
+def _header(build: Build) -> bytes:
+    header = {name: getattr(build, name) for name in Build.__slots__}
+    return json.dumps({"format": FORMAT, **header}, separators=(",", ":")).encode() + b"\n"
 
 
 def _packed(data: Any) -> bytes:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stagewright.errors import LOST, CanceledError, PrivilegeNeededError
-from stagewright.history.archive import FORMAT, Archive, Build, Run
+from stagewright.errors import LOST, CanceledError, PrivilegeNeededError, StoreError
+from stagewright.history.archive import CANCELED, COMPLETED, FAILED, FORMAT, RUNNING, Archive, Build, Run
 from stagewright.history.inputs import cleaned, looks_secret, shown_value
 from stagewright.progress.events import Event, LogEvent, Sink
+from stagewright.records import replace
 from stagewright.redaction import redact_text, redact_url
 from stagewright.version import VERSION
 
@@ -84,6 +85,7 @@ class Recorder:
         self._ignore: Sequence[Pattern] = ()
         self._archive: Archive | None = None
         self._masks: Masks | None = None
+        self._number = 0
         self._steps: list[Step] = []
         self._index: dict[str, int] = {}
         self._explainer: Explainer | None = None
@@ -124,9 +126,15 @@ class Recorder:
 
     @contextmanager
     def recording(self, archive: Archive, masks: Masks | None) -> Iterator[None]:
-        """Keep the record when the block ends, however it does. A record that cannot be kept fails no build."""
+        """Keep that the build runs, and the record when the block ends, however it does.
+
+        A record that cannot be kept fails no build.
+        """
         self._archive, self._masks = archive, masks
-        status, error = "completed", ""
+        begun = replace(self._build(RUNNING, "", ()), seconds=0.0)
+        alive = _begin(archive, begun)
+        self._number = begun.number
+        status, error = COMPLETED, ""
         try:
             yield
         except (PrivilegeNeededError, *LOST):
@@ -134,16 +142,21 @@ class Recorder:
             status = ""
             raise
         except BaseException as raised:
-            status = "canceled" if isinstance(raised, CanceledError | KeyboardInterrupt) else "failed"
+            status = CANCELED if isinstance(raised, CanceledError | KeyboardInterrupt) else FAILED
             error = str(raised)
             raise
         finally:
-            if status:
-                try:
+            try:
+                if status:
                     self._keep(archive, status, error)
-                except OSError:
-                    # The disk that refuses is the business of those who need it.
-                    pass
+                else:
+                    archive.withdraw(begun)
+            except OSError:
+                # The disk that refuses is the business of those who need it.
+                pass
+            finally:
+                if alive is not None:
+                    os.close(alive)
 
     # --- why something missed ---------------------------------------------------------------------------------------
 
@@ -268,7 +281,7 @@ class Recorder:
 
     def _build(self, status: str, error: str, nodes: Sequence[Solved]) -> Build:
         return Build(
-            number=0,
+            number=self._number,
             subject=self._subject(),
             recipe=self._recipe(),
             created=self._began,
@@ -399,6 +412,14 @@ class Recorder:
             return text
 
         return clean
+
+
+def _begin(archive: Archive, build: Build) -> int | None:
+    """See `Archive.begin`; None where the disk refuses."""
+    try:
+        return archive.begin(build)
+    except (OSError, StoreError):
+        return None
 
 
 def _epoch(env: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagewright.history.archive import Build, Run
+from stagewright.history.archive import KILLED, RUNNING, Build, Run
 from stagewright.history.steps import Step
 
 _NOT_SHOWN = ("graph", "subject", "recipe")
@@ -138,6 +138,9 @@ def _title(step: Mapping[str, Any]) -> str:
 def _headline(data: Mapping[str, Any]) -> str:
     dry = data["status"] == "dry-run"
     what = "this build" if dry else f"build {data['number']}"
+    if data["status"] in (RUNNING, KILLED):
+        state = "is still running" if data["status"] == RUNNING else "was killed"
+        return f"{what} of {data['inputs']['context']} {state}: what becomes of steps is kept at a build's end"
     may = sum(step["state"] == "may run" for step in data["steps"])
     ran = len(data["steps"]) - may
     counts = [f"{ran} {'step' if ran == 1 else 'steps'} {'would run' if dry else 'ran'}"]

@@ -192,7 +192,7 @@ def test_what_is_wrong_is_said(bench: Workbench, arguments: list[str], message: 
     assert f"ERROR: {message}" in done.stderr
 
 
-def test_a_build_that_is_canceled_is_recorded_and_one_that_is_killed_leaves_nothing(
+def test_builds_that_are_canceled_or_killed_are_recorded_and_those_that_run(
     bench: Workbench, orphans: None, history: Callable[..., str]
 ) -> None:
     bench.dockerfile("FROM busybox\nRUN echo begun; sleep 600\nRUN echo 2\n")
@@ -203,15 +203,20 @@ def test_a_build_that_is_canceled_is_recorded_and_one_that_is_killed_leaves_noth
     assert [build["status"] for build in listed(history)] == ["canceled"]
     process = bench.start()
     wait_for(process, "begun")
+    assert [build["status"] for build in listed(history)] == ["running", "canceled"]
+    assert history("ls").splitlines()[1].split()[:2] == ["2", "running"]
+    assert "status:         running\n" in history("inspect", "2")
+    # What has not come to its end has nothing to explain, so that the newest build is the one before.
     assert explain(bench).data["not_reached"] == 1
+    assert f"build 2 of {bench.context} is still running: " in bench.stagewright.run("explain", "2").stdout
     process.kill()
     process.communicate()
-    if os.geteuid() == 0:
-        assert len(listed(history)) == 1
-    else:
-        # Behind the door there is still somebody, to whom it is canceled.
-        wait_for_children()
-        assert [build["status"] for build in listed(history)] == ["canceled", "canceled"]
+    wait_for_children()
+    # Behind the door there is still somebody, to whom it is canceled.
+    status = "killed" if os.geteuid() == 0 else "canceled"
+    (killed, _) = listed(history)
+    assert (killed["number"], killed["status"], killed["inputs"]["context"]) == (2, status, str(bench.context))
+    assert history("logs", "2") == "" or status == "canceled"
 
 
 def test_builds_at_once_get_numbers_of_their_own(bench: Workbench, history: Callable[..., str]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stagewright.cache.locks import LockFile
+from stagewright.errors import StoreError
 from stagewright.history import archive as module
 from stagewright.history.archive import Archive, Build, Run
+from stagewright.records import replace
 
 
 @pytest.fixture
@@ -43,6 +46,59 @@ def test_what_is_kept_comes_back(archive: Archive) -> None:
     assert archive.files("sha256:f") == b"listing"
     assert archive.get(2) is None
     assert archive.files("sha256:other") == b""
+
+
+def begun() -> Build:
+    return replace(build(graph=""), status=module.RUNNING)
+
+
+def test_a_build_runs_from_its_beginning_to_its_end(archive: Archive) -> None:
+    alive = archive.begin(item := begun())
+    assert [(found.number, found.status, found.has_ended) for found in archive.list()] == [(1, "running", False)]
+    assert add(archive, build()) == 2
+    assert add(archive, replace(build(), number=item.number)) == 1
+    os.close(alive)
+    assert [(found.number, found.status) for found in archive.list()] == [(2, "completed"), (1, "completed")]
+
+
+def test_a_build_whose_process_died_was_killed(archive: Archive, tmp_path: Path) -> None:
+    pid = os.fork()
+    if not pid:
+        archive.begin(begun())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (found,) = archive.list()
+    assert (found.number, found.status, found.has_ended) == (1, "killed", False)
+    assert add(archive, build()) == 2
+
+
+def test_a_build_that_begins_anew_was_never_begun(archive: Archive) -> None:
+    alive = archive.begin(item := begun())
+    archive.withdraw(item)
+    os.close(alive)
+    assert archive.list() == []
+
+
+def test_a_number_of_a_build_that_runs_is_given_to_no_other_one(archive: Archive) -> None:
+    first = archive.begin(item := begun())
+    archive.withdraw(item)
+    second = archive.begin(other := begun())
+    assert (item.number, other.number) == (1, 2)
+    assert add(archive, replace(build(), number=1)) == 1
+    os.close(first)
+    os.close(second)
+
+
+def test_what_runs_in_a_folder_that_cannot_be_written_to_is_taken_for_running(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(archive.begin(begun()))
+
+    def refuse(self: LockFile) -> int:
+        raise StoreError("cannot lock anything")
+
+    monkeypatch.setattr(LockFile, "_open", refuse)
+    assert [found.status for found in archive.list()] == ["running"]
 
 
 def test_builds_are_found_by_subject_the_newest_first(archive: Archive) -> None:
