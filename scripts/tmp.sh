@@ -2,8 +2,8 @@
 
 # Starts scripts/test again, with its arguments, in a mount namespace in which /tmp is empty; returns where that cannot be.
 # Tests make and remove files by the hundred thousand. An ext4 without a journal, as virtual machines have it, passes over
-# what was removed within the last minutes whenever it makes a file, and so becomes ten times as slow. Nor does what
-# lasts as long as the tests have to be on the disk when a database is: waiting for that took as long as the work.
+# what was removed within the last minutes whenever it makes a file, and so becomes ten times as slow. What lasts as long
+# as the tests need not be on the disk when a database says so.
 begin_with_own_tmp() {
     [ "$(id -u)" = 0 ] || return 0
     case "$PWD/" in /tmp/*) return 0 ;; esac
