@@ -1,5 +1,7 @@
 """Who uses the store now: builds hold a lease while they run, and what collects garbage waits for none of them.
 
+Collections wait for each other: one that a build's end has started would else keep a prune from removing anything.
+
 A lease is one lock of the lock file, held shared; a collector needs it alone. The kernel gives a lock back with its
 holder's last breath, so that a killed build leaves nothing to be found dead. There is no list of what a build uses,
 on purpose: a result that was found but not yet marked as used, a blob whose image has no name yet, a layer that is
@@ -17,6 +19,7 @@ from types import TracebackType
 from stagewright.cache.locks import LockFile
 
 _NAME = "builds"
+_COLLECTION = "collection"
 
 
 class BuildLease:
@@ -39,10 +42,11 @@ class BuildLease:
 
 @contextmanager
 def collecting(locks: LockFile) -> Iterator[bool]:
-    """Whether the store is free of leases; if it is, none is given until the block ends. Waits for nobody."""
-    handle = locks.try_hold(_NAME)
-    try:
-        yield handle is not None
-    finally:
-        if handle is not None:
-            os.close(handle)
+    """Whether the store is free of leases; if it is, none is given until the block ends. Waits for no build."""
+    with locks.hold(_COLLECTION):
+        handle = locks.try_hold(_NAME)
+        try:
+            yield handle is not None
+        finally:
+            if handle is not None:
+                os.close(handle)

@@ -64,10 +64,24 @@ def test_a_build_that_waits_can_be_canceled(locks: LockFile) -> None:
         assert not is_free(locks)
 
 
-def test_two_collections_exclude_each_other(locks: LockFile) -> None:
-    with collecting(locks) as first, collecting(locks) as second:
-        assert first
-        assert not second
+def test_a_collection_waits_for_another_one(locks: LockFile) -> None:
+    order = []
+
+    def collect() -> None:
+        started.set()
+        with collecting(locks) as alone:
+            order.append(("second", alone))
+
+    started = threading.Event()
+    thread = threading.Thread(target=collect)
+    with collecting(locks) as alone:
+        thread.start()
+        started.wait()
+        thread.join(0.1)
+        order.append(("first", alone))
+    thread.join()
+    # A prune right after a build finds the collection that the build has started.
+    assert order == [("first", True), ("second", True)]
 
 
 def test_a_killed_build_holds_nothing(locks: LockFile) -> None:
