@@ -28,8 +28,8 @@ from stagewright.snapshots.rows import CHAIN, COLUMNS, SnapshotRow, SnapshotRows
 from stagewright.snapshots.trash import Trash
 from stagewright.snapshots.tree import copy_metadata, tree_size
 
-# How many places are tried for a draft before it is left in a bad one.
-_PLACES = 64
+# How many bad places are left for others, by all drafts of a process: of many small ones each would look for long.
+_BAD_PLACES = 64
 
 if TYPE_CHECKING:
     from stagewright.snapshots.links import Links, SharedFiles
@@ -63,6 +63,7 @@ class SnapshotStore(SnapshotRows):
         self._root = os.path.abspath(root)
         self._drafts = os.path.join(self._root, "drafts")
         self._placement: Placement | None = None
+        self._bad_places = 0
         self._trash = Trash(os.path.join(self._root, "trash"), lambda *folder: self._places().freed(*folder))
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
@@ -445,7 +446,8 @@ class SnapshotStore(SnapshotRows):
         """A new folder, as `_new_folder`, in a good place for many files."""
         folders = [self._new_folder()]
         # While those in bad places are there, the file system puts the next one elsewhere.
-        while len(folders) < _PLACES and self._places().is_bad(folders[-1]):
+        while self._bad_places < _BAD_PLACES and self._places().is_bad(folders[-1]):
+            self._bad_places += 1
             folders.append(self._new_folder())
         for path in folders[:-1]:
             self._remove_folder(path)

@@ -120,10 +120,19 @@ def test_bad_places_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store.close()
 
 
-def test_a_draft_is_left_where_it_is_when_all_places_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Placement, "is_bad", lambda self, path: True)
+def test_drafts_stay_when_all_places_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def is_bad(self: Placement, path: str) -> bool:
+        tried.append(path)
+        return True
+
+    monkeypatch.setattr(Placement, "is_bad", is_bad)
     store = SnapshotStore(tmp_path / "snapshots", Database(tmp_path / "metadata.db"))
-    draft = store.prepare(None)
-    assert os.listdir(tmp_path / "snapshots" / "drafts") == [os.path.basename(draft.path)]
-    store.discard(draft)
+    drafts = [store.prepare(None) for _ in range(20)]
+    assert sorted(os.listdir(tmp_path / "snapshots" / "drafts")) == sorted(Path(draft.path).name for draft in drafts)
+    # Thousands of small ones do not look for a better place each.
+    assert len(tried) == 64
+    for draft in drafts:
+        store.discard(draft)
     store.close()
