@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 from harness import Stagewright, StandinImages, runner
-from workbench import Workbench
+from workbench import Workbench, end_builds
 
 PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(autouse=True)
+def ended_builds() -> Iterator[None]:
+    """No build that a test has started outlives it, also where the test fails."""
+    yield
+    end_builds()
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from harness import Build, Files, Stagewright
 from processes import command_of
 
 END_TIMEOUT_S = 60.0
+# What `Workbench.start` has started in a test; `end_builds` ends what a test that failed has not waited for.
+_started: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Workbench:
         """Start a build with plain progress on its standard error, for `wait_for` and `communicate`."""
         command = [sys.executable, "-m", "stagewright", "build", "--root", self.stagewright.root, "--config"]
         command += [self.stagewright.config, "--progress=plain", *self._output(flags), *flags, self.context]
-        return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+        _started.append(process)
+        return process
 
     def files(self, *flags: object, env: Mapping[str, str] | None = None) -> Files:
         """Build the context and read the result's files."""
@@ -69,6 +73,15 @@ class Workbench:
     def _output(flags: tuple[object, ...]) -> tuple[str, ...]:
         given = {"-o", "--output", "-t", "--tag", "--push", "--load", "--iidfile"}
         return () if given.intersection(map(str, flags)) else ("-o", "type=cacheonly")
+
+
+def end_builds() -> None:
+    """Kill the builds that were started and have not been waited for."""
+    for process in _started:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
+    _started.clear()
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
