@@ -53,6 +53,13 @@ class LockFile:
         os.close(handle)
         return None
 
+    def is_held(self, name: str, *, shared: bool = False) -> bool:
+        """Whether somebody holds `name`, so that it cannot be held (`shared`, if asked for) now."""
+        handle = self.try_hold(name, shared=shared)
+        if handle is not None:
+            os.close(handle)
+        return handle is None
+
     def _open(self) -> int:
         try:
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

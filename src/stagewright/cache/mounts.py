@@ -72,10 +72,7 @@ class CacheMounts:
 
     def is_used(self, name: str) -> bool:
         """Whether somebody holds the folder of this name."""
-        handle = self._locks.try_hold(f"mount/{self._root / name}")
-        if handle is not None:
-            os.close(handle)
-        return handle is None
+        return self._locks.is_held(f"mount/{self._root / name}")
 
     def rows(self) -> list[tuple[str, str, float]]:
         """All cache mounts, the oldest first: identity, absolute folder, and when it was last used (Unix seconds)."""

@@ -40,24 +40,23 @@ def run(options: argparse.Namespace) -> int:
     for problem in found.problems:
         print(clean_name(f"{problem.kind} {problem.what}: {problem.wrong}"))
         print(f"    {'repaired; the cost' if problem.repaired else 'a repair costs'}: {clean_name(problem.costs)}")
-    counts = (found.blobs, "blob"), (found.snapshots, "snapshot"), (found.images, "image")
-    blobs, snapshots, images = (f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
-    print(f"Looked at {blobs}, {snapshots} and {images}.")
+    blobs, snapshots = _counted(found.blobs, "blob"), _counted(found.snapshots, "snapshot")
+    print(f"Looked at {blobs}, {snapshots} and {_counted(found.images, 'image')}.")
+    problems = _counted(len(found.problems), "problem")
     if not found.problems:
         print("Nothing is wrong.")
     elif not unrepaired:
-        print(f"{_problems(found)}, all repaired.")
+        print(f"{problems}, all repaired.")
     else:
-        print(f"{_problems(found)}: see stagewright check --repair.")
+        print(f"{problems}: see stagewright check --repair.")
     if found.busy:
         what = "nothing was repaired" if options.repair else "leftovers were not looked for"
         print(f"{_BUSY}: {what}. Check again when it has ended.")
     return 1 if unrepaired else 0
 
 
-def _problems(found: StoreCheck) -> str:
-    count = len(found.problems)
-    return f"{count} problem{'' if count == 1 else 's'}"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _as_json(found: StoreCheck) -> dict[str, Any]:

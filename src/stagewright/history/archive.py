@@ -323,13 +323,11 @@ class Archive:
 
     def _is_alive(self, number: int) -> bool:
         try:
-            handle = self._locks.try_hold(f"{_LOCK}/{number}", shared=True)
+            # Shared, so that who looks at the same time does not take the other for the build.
+            return self._locks.is_held(f"{_LOCK}/{number}", shared=True)
         except StoreError:
             # Of a directory that cannot be written to nobody can tell.
             return True
-        if handle is not None:
-            os.close(handle)
-        return handle is None
 
     def _all_files(self) -> Iterable[Path]:
         for folder in (self._builds, self._graphs, self._files):

@@ -28,14 +28,14 @@ from stagewright.snapshots.rows import CHAIN, COLUMNS, SnapshotRow, SnapshotRows
 from stagewright.snapshots.trash import Trash
 from stagewright.snapshots.tree import copy_metadata, tree_size
 
-# How many bad places are left for others, by all drafts of a process: of many small ones each would look for long.
-_BAD_PLACES = 64
-
 if TYPE_CHECKING:
     from stagewright.snapshots.links import Links, SharedFiles
     from stagewright.snapshots.placement import Placement
     from stagewright.snapshots.selection import Choice
     from stagewright.snapshots.snapshotter import Lent, Snapshotter
+
+# How many bad places are left for others, by all drafts of a process: of many small ones each would look for long.
+_BAD_PLACES = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,12 @@ Never a wrong image: what a build makes after the damage is what it makes in a s
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +22,7 @@ from explanations import explain
 from git_servers import Repository, git_daemon
 from harness import Files, StandinImages, runner
 from registry_servers import Handler, ScriptedServer, make_image
+from tars import tar_of
 from workbench import Workbench
 
 from stagewright.api import History
@@ -433,7 +432,7 @@ def test_records_of_builds_that_are_damaged(example: Workbench) -> None:
 def test_a_registry_that_dies_in_the_middle_of_a_blob(bench: Workbench, server: ScriptedServer, tmp_path: Path) -> None:
     """The build fails and says why, and keeps nothing of the half; the next one is right."""
     content = os.urandom(300_000)
-    image = make_image(tar_with("file", content))
+    image = make_image(tar_of({"file": content}))
     server.serve_image(image)
     config = tmp_path / "c.toml"
     config.write_text(f'[registry."{server.address}"]\nhttp = true\n')
@@ -460,15 +459,6 @@ def test_a_registry_that_dies_in_the_middle_of_a_blob(bench: Workbench, server: 
     server.scripts[:] = honest
     bench.build("-o", f"type=tar,dest={target}", "--config", config)
     assert Files.read(target.read_bytes()).contents["/file"] == content
-
-
-def tar_with(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

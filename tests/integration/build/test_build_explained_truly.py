@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-import tarfile
-from collections.abc import Mapping
 
 from explanations import explain, explained
 from harness import PROGRAM
+from tars import tar_of
 from workbench import Workbench
 
 
@@ -160,21 +158,11 @@ def test_a_base_image_is_named_without_its_digest(bench: Workbench) -> None:
     assert explained(bench).why("echo new").endswith("it comes after [1/3] FROM docker.io/library/busybox:latest")
 
 
-def archive(files: Mapping[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    return buffer.getvalue()
-
-
 def test_an_archive_on_standard_input(bench: Workbench) -> None:
     files = {"Dockerfile": "FROM scratch\nCOPY src /\n", "src/a": "1", "src/b": "1"}
     tool = bench.stagewright
     command = [*PROGRAM, "build", "--root", tool.root, "--config", tool.config, "-o", "type=cacheonly", "-"]
     for text in ("1", "2"):
-        subprocess.run(command, input=archive({**files, "src/a": text}), check=True, capture_output=True)
+        subprocess.run(command, input=tar_of({**files, "src/a": text}), check=True, capture_output=True)
     told = explain(bench)
     assert told.why("COPY") == "src/a changed in the archive on standard input"

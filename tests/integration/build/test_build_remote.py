@@ -16,6 +16,7 @@ import pytest
 from git_servers import Repository, git_daemon
 from harness import Image
 from registry_servers import Handler, ScriptedServer
+from tars import tar_of
 from workbench import Files, Workbench
 
 from stagewright import definition
@@ -37,17 +38,6 @@ def serve(server: ScriptedServer, name: str, data: bytes, *, etag: str = "", mod
 
     server.on(f"* /{name}", script)
     return f"{server.url}/{name}"
-
-
-def archive(files: dict[str, str], *, mode: str = "w") -> bytes:
-    """A tar archive of files."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as tar:  # type: ignore[call-overload]
-        for name, text in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            tar.addfile(member, io.BytesIO(text.encode()))
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -83,7 +73,7 @@ def failure_of(bench: Workbench, context: str, *flags: object) -> str:
 def test_add_of_urls(bench: Workbench, server: ScriptedServer) -> None:
     file = serve(server, "file.txt", b"hello\n")
     unnamed = serve(server, "", b"unnamed\n")
-    tar = serve(server, "a.tgz", archive({"in/side": "x"}, mode="w:gz"))
+    tar = serve(server, "a.tgz", tar_of({"in/side": "x"}, mode="w:gz"))
     bench.dockerfile(
         f"""
         FROM scratch
@@ -289,7 +279,7 @@ def test_an_error_in_a_remote_dockerfile_shows_its_lines(
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_an_archive_as_the_context(bench: Workbench, server: ScriptedServer, mode: str) -> None:
     files = {"Dockerfile": "FROM scratch\nCOPY . /c/\n", "sub/a": "1", ".dockerignore": "*"}
-    url = serve(server, "context", archive(files, mode=mode), etag='"one"')
+    url = serve(server, "context", tar_of(files, mode), etag='"one"')
     assert build_from(bench, url).below("/c") == [".dockerignore", "Dockerfile", "sub", "sub/a"]
     build = bench.stagewright.build(url, "-o", "type=cacheonly")
     assert build.ran == []
@@ -297,7 +287,7 @@ def test_an_archive_as_the_context(bench: Workbench, server: ScriptedServer, mod
 
 
 def test_an_archive_compressed_by_zstd(bench: Workbench, server: ScriptedServer) -> None:
-    plain = archive({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    plain = tar_of({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
     packed = subprocess.run(["zstd", "-q"], input=plain, capture_output=True, check=True).stdout
     assert build_from(bench, serve(server, "context.tar.zst", packed)).below("/") == ["Dockerfile"]
 

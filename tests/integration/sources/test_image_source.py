@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_machine import ARM64, NAME, Machine, digest_of, layer_of
+from image_machine import ARM64, NAME, Machine, digest_of
+from tars import tar_of
 
 from stagewright.errors import CanceledError, IntegrityError, NotFoundError, RegistryError
 from stagewright.image import mediatypes
@@ -31,28 +32,28 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_a_tag_is_asked_for_in_each_build(machine: Machine) -> None:
-    first = machine.registry.image(layer_of({"a": b"1"}))
+    first = machine.registry.image(tar_of({"a": b"1"}))
     assert machine.resolve(machine.source()) == first.digest
     assert machine.registry.asked == ["resolve", "manifest", "blob"]
     machine.registry.asked.clear()
     assert machine.resolve(machine.source()) == first.digest
     # What the tag leads to is known by its digest.
     assert machine.registry.asked == ["resolve"]
-    moved = machine.registry.image(layer_of({"a": b"2"}))
+    moved = machine.registry.image(tar_of({"a": b"2"}))
     assert machine.resolve(machine.source()) == moved.digest != first.digest
 
 
 def test_a_resolution_may_be_trusted_for_a_while(machine: Machine) -> None:
-    first = machine.registry.image(layer_of({"a": b"1"}))
+    first = machine.registry.image(tar_of({"a": b"1"}))
     machine.resolve(machine.source(ttl_s=3600))
-    machine.registry.image(layer_of({"a": b"2"}))
+    machine.registry.image(tar_of({"a": b"2"}))
     machine.registry.asked.clear()
     assert machine.resolve(machine.source(ttl_s=3600)) == first.digest
     assert machine.registry.asked == []
     machine.db.execute("UPDATE resolutions SET resolved = resolved - 4000")
     assert machine.resolve(machine.source(ttl_s=3600)) != first.digest
     # One from the future, after the clock was set back, is not trusted for ever.
-    machine.registry.image(layer_of({"a": b"3"}))
+    machine.registry.image(tar_of({"a": b"3"}))
     machine.db.execute("UPDATE resolutions SET resolved = resolved + 40000")
     machine.registry.asked.clear()
     machine.resolve(machine.source(ttl_s=3600))
@@ -64,7 +65,7 @@ def test_a_registry_out_of_reach(machine: Machine) -> None:
     with pytest.raises(RegistryError):
         machine.resolve(machine.source())
     machine.registry.down = False
-    known = machine.registry.image(layer_of({"a": b"1"}))
+    known = machine.registry.image(tar_of({"a": b"1"}))
     machine.resolve(machine.source())
     machine.registry.down = True
     assert machine.resolve(machine.source()) == known.digest
@@ -72,7 +73,7 @@ def test_a_registry_out_of_reach(machine: Machine) -> None:
 
 
 def test_a_tag_that_is_gone_is_not_taken_from_memory(machine: Machine) -> None:
-    machine.registry.image(layer_of({"a": b"1"}))
+    machine.registry.image(tar_of({"a": b"1"}))
     machine.resolve(machine.source())
     machine.registry.tag = None
     with pytest.raises(NotFoundError):
@@ -80,7 +81,7 @@ def test_a_tag_that_is_gone_is_not_taken_from_memory(machine: Machine) -> None:
 
 
 def test_offline_asks_nobody(machine: Machine) -> None:
-    known = machine.registry.image(layer_of({"a": b"1"}))
+    known = machine.registry.image(tar_of({"a": b"1"}))
     with pytest.raises(NotFoundError, match="app:1: not known here, and --offline forbids asking its registry"):
         machine.resolve(machine.source(offline=True))
     machine.resolve(machine.source())
@@ -93,7 +94,7 @@ def test_offline_asks_nobody(machine: Machine) -> None:
 
 
 def test_a_name_with_a_digest_is_asked_for_once(machine: Machine) -> None:
-    known = machine.registry.image(layer_of({"a": b"1"}))
+    known = machine.registry.image(tar_of({"a": b"1"}))
     name = f"{NAME}@{known.digest}"
     machine.resolve(machine.source(), name=name)
     machine.registry.asked.clear()
@@ -102,10 +103,10 @@ def test_a_name_with_a_digest_is_asked_for_once(machine: Machine) -> None:
 
 
 def test_the_image_store_comes_first_unless_pulling(machine: Machine) -> None:
-    stored = machine.registry.image(layer_of({"a": b"stored"}))
+    stored = machine.registry.image(tar_of({"a": b"stored"}))
     machine.resolve(machine.source())
     machine.images.put(NAME, stored)
-    newer = machine.registry.image(layer_of({"a": b"newer"}))
+    newer = machine.registry.image(tar_of({"a": b"newer"}))
     machine.registry.asked.clear()
     assert machine.resolve(machine.source()) == stored.digest
     assert machine.registry.asked == []
@@ -113,8 +114,8 @@ def test_the_image_store_comes_first_unless_pulling(machine: Machine) -> None:
 
 
 def test_a_stored_image_of_another_platform_is_passed_over(machine: Machine) -> None:
-    arm = machine.registry.image(layer_of({"a": b"arm"}), platform=ARM64)
-    amd = machine.registry.image(layer_of({"a": b"amd"}))
+    arm = machine.registry.image(tar_of({"a": b"arm"}), platform=ARM64)
+    amd = machine.registry.image(tar_of({"a": b"amd"}))
     only_arm = machine.registry.index(arm64=arm)
     machine.blobs.write(machine.registry.content[only_arm.digest])
     machine.images.put(NAME, only_arm)
@@ -125,8 +126,8 @@ def test_a_stored_image_of_another_platform_is_passed_over(machine: Machine) -> 
 
 
 def test_an_index_leads_to_the_platform(machine: Machine) -> None:
-    arm = machine.registry.image(layer_of({"a": b"arm"}), platform=ARM64)
-    amd = machine.registry.image(layer_of({"a": b"amd"}))
+    arm = machine.registry.image(tar_of({"a": b"arm"}), platform=ARM64)
+    amd = machine.registry.image(tar_of({"a": b"amd"}))
     machine.registry.index(arm64=arm, amd64=amd)
     assert machine.resolve(machine.source(), ARM64) == arm.digest
     machine.registry.index(amd64=amd)
@@ -135,7 +136,7 @@ def test_an_index_leads_to_the_platform(machine: Machine) -> None:
 
 
 def test_indexes_in_indexes_end(machine: Machine) -> None:
-    nested = machine.registry.image(layer_of({"a": b"1"}))
+    nested = machine.registry.image(tar_of({"a": b"1"}))
     for _ in range(9):
         nested = machine.registry.index(amd64=nested)
     with pytest.raises(IntegrityError, match="nested more than"):
@@ -143,7 +144,7 @@ def test_indexes_in_indexes_end(machine: Machine) -> None:
 
 
 def test_a_damaged_document_is_fetched_again(machine: Machine) -> None:
-    known = machine.registry.image(layer_of({"a": b"1"}))
+    known = machine.registry.image(tar_of({"a": b"1"}))
     machine.resolve(machine.source())
     for digest, _ in list(machine.blobs.digests()):
         machine.blobs.path(digest).write_bytes(b"damaged")
@@ -174,7 +175,7 @@ def test_what_an_index_offers_is_told_in_part(machine: Machine) -> None:
 
 @pytest.mark.parametrize("media_type", ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "text/html", ""])
 def test_layers_of_a_type_that_nobody_knows(machine: Machine, media_type: str) -> None:
-    manifest = parse_manifest(machine.registry.content[machine.registry.image(layer_of({"f": b"x"})).digest])
+    manifest = parse_manifest(machine.registry.content[machine.registry.image(tar_of({"f": b"x"})).digest])
     assert isinstance(manifest, Manifest)
     layers = tuple(replace(layer, media_type=media_type) for layer in manifest.layers)
     changed = replace(manifest, layers=layers).to_bytes()
@@ -187,7 +188,7 @@ def test_layers_of_a_type_that_nobody_knows(machine: Machine, media_type: str) -
 
 def test_a_foreign_layer_comes_from_the_registry_alone(machine: Machine) -> None:
     """Its URLs would let an image have any server asked."""
-    manifest = parse_manifest(machine.registry.content[machine.registry.image(layer_of({"f": b"x"})).digest])
+    manifest = parse_manifest(machine.registry.content[machine.registry.image(tar_of({"f": b"x"})).digest])
     assert isinstance(manifest, Manifest)
     layers = tuple(
         replace(layer, media_type=mediatypes.DOCKER_FOREIGN_LAYER_GZIP, urls=("http://169.254.169.254/latest",))
@@ -208,7 +209,7 @@ def test_a_huge_config_is_not_fetched(machine: Machine) -> None:
 
 
 def test_a_blob_that_power_failed_on_is_fetched_again(machine: Machine) -> None:
-    known = machine.registry.image(layer_of({"a": b"1"}))
+    known = machine.registry.image(tar_of({"a": b"1"}))
     layer = parse_manifest(machine.registry.content[known.digest]).layers[0]
     machine.blobs.write(machine.registry.content[layer.digest])
     machine.blobs.path(layer.digest).write_bytes(b"")
@@ -216,14 +217,14 @@ def test_a_blob_that_power_failed_on_is_fetched_again(machine: Machine) -> None:
 
 
 def test_layers_become_snapshots_once(machine: Machine) -> None:
-    base = layer_of({"a": b"1", "b": b"1"})
-    machine.registry.image(base, layer_of({"b": b"2", "c": b"3"}))
+    base = tar_of({"a": b"1", "b": b"1"})
+    machine.registry.image(base, tar_of({"b": b"2", "c": b"3"}))
     snapshot = machine.pull()
     assert machine.files(snapshot) == {"a": b"1", "b": b"2", "c": b"3"}
     machine.registry.asked.clear()
     assert machine.pull() == snapshot
     # Another image on the same base: only its own layer is fetched, and the base's snapshot is shared.
-    machine.registry.image(base, layer_of({"d": b"4"}))
+    machine.registry.image(base, tar_of({"d": b"4"}))
     other = machine.pull()
     assert machine.registry.asked.count("blob") == 2  # Its config and its layer.
     assert machine.files(other) == {"a": b"1", "b": b"1", "d": b"4"}
@@ -231,7 +232,7 @@ def test_layers_become_snapshots_once(machine: Machine) -> None:
 
 
 def test_the_same_layer_twice(machine: Machine) -> None:
-    layer = layer_of({"a": b"1"})
+    layer = tar_of({"a": b"1"})
     machine.registry.image(layer, layer, layer)
     snapshot = machine.pull()
     assert len(machine.snapshots.layers(snapshot)) == 3
@@ -245,7 +246,7 @@ def test_an_image_without_layers(machine: Machine) -> None:
 
 
 def test_rows_tell_compressed_bytes(machine: Machine) -> None:
-    machine.registry.image(layer_of({f"f{number}": bytes(100_000) for number in range(20)}))
+    machine.registry.image(tar_of({f"f{number}": bytes(100_000) for number in range(20)}))
     machine.pull()
     rows: dict[str, list[StatusEvent]] = {}
     for event in machine.events:
@@ -259,7 +260,7 @@ def test_rows_tell_compressed_bytes(machine: Machine) -> None:
 
 @pytest.mark.parametrize("lie", ["count", "digest"])
 def test_layers_that_are_not_what_the_config_says(machine: Machine, lie: str) -> None:
-    layer = layer_of({"a": b"1"})
+    layer = tar_of({"a": b"1"})
     machine.registry.image(layer, diff_ids=() if lie == "count" else (digest_of(b"other"),))
     with pytest.raises(IntegrityError):
         machine.pull()
@@ -268,7 +269,7 @@ def test_layers_that_are_not_what_the_config_says(machine: Machine, lie: str) ->
 
 
 def test_a_download_that_fails_ends_the_pull(machine: Machine) -> None:
-    machine.registry.image(*(layer_of({f"f{number}": b"x"}) for number in range(8)))
+    machine.registry.image(*(tar_of({f"f{number}": b"x"}) for number in range(8)))
     source = machine.source()
     digest = machine.resolve(source)
     started = threading.Semaphore(0)
@@ -287,7 +288,7 @@ def test_a_download_that_fails_ends_the_pull(machine: Machine) -> None:
 
 @pytest.mark.parametrize("when", ["downloading", "extracting"])
 def test_a_pull_can_be_canceled(machine: Machine, when: str) -> None:
-    machine.registry.image(*(layer_of({f"f{number}": b"x"}) for number in range(6)))
+    machine.registry.image(*(tar_of({f"f{number}": b"x"}) for number in range(6)))
     source = machine.source()
     digest = machine.resolve(source)
     if when == "downloading":
@@ -307,7 +308,7 @@ def test_a_pull_can_be_canceled(machine: Machine, when: str) -> None:
 
 
 def test_two_pulls_at_once(machine: Machine) -> None:
-    machine.registry.image(layer_of({"a": b"1"}), layer_of({"b": b"2"}))
+    machine.registry.image(tar_of({"a": b"1"}), tar_of({"b": b"2"}))
     sources = [machine.source(), machine.source()]
     digest = {machine.resolve(source) for source in sources}.pop()
     # Each layer waits until both pulls ask for it.

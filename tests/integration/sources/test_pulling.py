@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from image_machine import Machine, digest_of, layer_of
+from image_machine import Machine, digest_of
+from tars import tar_of
 
 from stagewright.content.blobs import BlobStore
 from stagewright.errors import CanceledError, IntegrityError, RegistryError, StagewrightError
@@ -79,7 +80,7 @@ def packed(data: bytes) -> bytes:
 
 
 def test_a_layer_is_unpacked_while_it_arrives_and_used_when_it_is_whole(machine: Machine) -> None:
-    layer = layer_of(LARGE)
+    layer = tar_of(LARGE)
     machine.registry.image(layer)
     seen: list[object] = []
 
@@ -98,7 +99,7 @@ def test_a_layer_is_unpacked_while_it_arrives_and_used_when_it_is_whole(machine:
 
 @pytest.mark.parametrize("wrong", ["last byte", "middle", "shorter", "longer", "no archive"])
 def test_of_wrong_bytes_nothing_is_left(machine: Machine, wrong: str) -> None:
-    layer = layer_of(LARGE)
+    layer = tar_of(LARGE)
     machine.registry.image(layer)
     right = packed(layer)
     half = len(right) // 2
@@ -119,7 +120,7 @@ def test_of_wrong_bytes_nothing_is_left(machine: Machine, wrong: str) -> None:
 
 def test_bytes_that_unpack_well_are_not_used_if_the_digest_is_another(machine: Machine) -> None:
     """The archive says the same, with the diff ID of the config, but it is not the blob that the manifest names."""
-    layer = layer_of(LARGE)
+    layer = tar_of(LARGE)
     machine.registry.image(layer)
     other = gzip.compress(layer, compresslevel=1, mtime=0)
     assert other != packed(layer)
@@ -132,7 +133,7 @@ def test_bytes_that_unpack_well_are_not_used_if_the_digest_is_another(machine: M
 
 
 def test_a_blob_of_another_diff_id_is_the_images_fault(machine: Machine) -> None:
-    layer = layer_of(LARGE)
+    layer = tar_of(LARGE)
     machine.registry.image(layer, diff_ids=(digest_of(b"other"),))
     machine.registry.streams[digest_of(packed(layer))] = stream(packed(layer))
     with pytest.raises(IntegrityError, match=f"layer has diff ID {digest_of(layer)}, expected {digest_of(b'other')}"):
@@ -143,7 +144,7 @@ def test_a_blob_of_another_diff_id_is_the_images_fault(machine: Machine) -> None
 
 
 def test_a_registry_that_dies_in_the_middle_ends_the_pull(machine: Machine) -> None:
-    base, layer = layer_of({"a": b"1"}), layer_of(LARGE)
+    base, layer = tar_of({"a": b"1"}), tar_of(LARGE)
     machine.registry.image(base, layer)
 
     def die(cancel: threading.Event) -> None:
@@ -161,7 +162,7 @@ def test_a_registry_that_dies_in_the_middle_ends_the_pull(machine: Machine) -> N
 
 
 def test_a_download_that_begins_anew_is_unpacked_anew(machine: Machine) -> None:
-    layer = layer_of(LARGE)
+    layer = tar_of(LARGE)
     machine.registry.image(layer)
     right = packed(layer)
 
@@ -180,8 +181,8 @@ def test_a_download_that_begins_anew_is_unpacked_anew(machine: Machine) -> None:
 
 
 def test_a_pull_is_canceled_in_the_middle_of_a_layer(machine: Machine) -> None:
-    layer = layer_of(LARGE)
-    machine.registry.image(layer, layer_of({"z": b"z"}))
+    layer = tar_of(LARGE)
+    machine.registry.image(layer, tar_of({"z": b"z"}))
 
     def cancel_it(cancel: threading.Event) -> None:
         until(lambda: "f0" in drafted(machine))
@@ -208,7 +209,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, link: st
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor unpacks one layer at a time")
 def test_an_upper_layer_may_be_ready_first(machine: Machine) -> None:
-    base, top = layer_of(LARGE), layer_of({"t": b"t"})
+    base, top = tar_of(LARGE), tar_of({"t": b"t"})
     machine.registry.image(base, top)
     # The small layer is unpacked while half of the large one below it is still to come.
     machine.registry.streams[digest_of(packed(base))] = stream(
@@ -252,7 +253,7 @@ def test_members_that_need_the_layers_below_wait_for_them(machine: Machine) -> N
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_one_layer_that_is_no_archive_fails_the_pull(machine: Machine, which: int) -> None:
-    layers = [layer_of({f"f{number}": b"x"}) for number in range(3)]
+    layers = [tar_of({f"f{number}": b"x"}) for number in range(3)]
     bad = b"no archive" * 200
     tars = [bad if number == which else layer for number, layer in enumerate(layers)]
     machine.registry.image(*tars)
@@ -264,7 +265,7 @@ def test_one_layer_that_is_no_archive_fails_the_pull(machine: Machine, which: in
 
 def test_another_build_may_be_first(machine: Machine) -> None:
     """Both unpack it; the second to finish takes what the first has made."""
-    layer = layer_of(LARGE)
+    layer = tar_of(LARGE)
     machine.registry.image(layer)
     digest = digest_of(packed(layer))
     source = machine.source()

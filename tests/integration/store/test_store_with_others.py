@@ -1,27 +1,17 @@
 """The store beside other tools: registries, and skopeo and umoci at the other end of an archive."""
 
 import hashlib
-import io
 import json
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tars import tar_of
 
 from stagewright.errors import NotFoundError
 from stagewright.progress.events import Event, StatusEvent, VertexEvent
 from stagewright.store import Store
-
-
-def layer(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        info = tarfile.TarInfo("file")
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def skopeo(*arguments: object) -> bytes:
@@ -36,7 +26,7 @@ def layout(tmp_path: Path) -> Path:
     umoci("new", "--image", f"{folder}:1")
     for number in range(2):
         path = tmp_path / f"{number}.tar"
-        path.write_bytes(layer(b"%d" % number))
+        path.write_bytes(tar_of({"file": b"%d" % number}))
         umoci("raw", "add-layer", "--image", f"{folder}:1", path)
     umoci("config", "--image", f"{folder}:1", "--config.cmd", "/bin/true")
     return folder
