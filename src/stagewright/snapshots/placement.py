@@ -21,6 +21,8 @@ _GROUP = 8192
 _FILES_IN_GROUP = _GROUP // 4
 # So many groups have to be free of freed inodes: enough for 20,000 files.
 _GROUPS_AHEAD = 10
+# How many bad places are left for others: where all are bad, to look for long would cost more than it saves.
+_LEAVE_AT_MOST = 64
 # What is noted: when, the inode number of the folder, and how many files and folders it was.
 _LINE = re.compile(rb"^(\d{1,20}) (\d{1,20}) (\d{1,20})$", re.MULTILINE)
 
@@ -37,6 +39,7 @@ class Placement:
         self._folder = folder
         self._record = record
         self._avoids: bool | None = None
+        self._left = 0
 
     def spread(self) -> None:
         """Have folders that are made in `folder` placed far apart, where the file system knows how to (ext4)."""
@@ -77,6 +80,13 @@ class Placement:
         inode = os.lstat(path).st_ino
         ahead = _GROUPS_AHEAD * _GROUP
         return any(first - ahead < inode < first + (1 + count // _FILES_IN_GROUP) * _GROUP for first, count in freed)
+
+    def is_to_be_left(self, path: str) -> bool:
+        """Whether another place than that of the folder `path` shall be looked for: it is bad, and few were so yet."""
+        if self._left >= _LEAVE_AT_MOST or not self.is_bad(path):
+            return False
+        self._left += 1
+        return True
 
     def _freed(self, now: float) -> list[tuple[int, int]]:
         """Inode numbers and counts of what was freed lately; lines that a full disk has cut off are passed over."""

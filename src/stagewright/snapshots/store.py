@@ -1,15 +1,14 @@
 """The snapshots of a state directory: folders of layer changes, their parent chains, and drafts of new ones.
 
 `<root>/<dir>` holds what one layer changes, in overlay format (a row of `lazy_layers` says that it is yet to come);
-`<root>/drafts/<name>` belongs to a running process, as
-the lock on it tells; `<root>/trash` is on its way out. A folder is renamed into place, or out of it, in the same
-transaction that writes its row, so a process that dies leaves at most a draft or a folder that no row names.
+what is in `<root>/drafts` belongs to running processes (see `drafts`); `<root>/trash` is on its way out. A folder is
+renamed into place, or out of it, in the same transaction that writes its row, so a process that dies leaves at most a
+draft or a folder that no row names.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
@@ -24,18 +23,14 @@ from stagewright.content.folders import make_private
 from stagewright.errors import LostSnapshotError, NotFoundError, StoreError, system_reason
 from stagewright.records import dataclass
 from stagewright.snapshots import owners
+from stagewright.snapshots.drafts import Drafts
 from stagewright.snapshots.rows import CHAIN, COLUMNS, SnapshotRow, SnapshotRows
-from stagewright.snapshots.trash import Trash
 from stagewright.snapshots.tree import copy_metadata, tree_size
 
 if TYPE_CHECKING:
     from stagewright.snapshots.links import Links, SharedFiles
-    from stagewright.snapshots.placement import Placement
     from stagewright.snapshots.selection import Choice
     from stagewright.snapshots.snapshotter import Lent, Snapshotter
-
-# How many bad places are left for others, by all drafts of a process: of many small ones each would look for long.
-_BAD_PLACES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +56,13 @@ class SnapshotStore(SnapshotRows):
     def __init__(self, root: Path, db: Database, snapshotter: str = "auto") -> None:
         super().__init__(db)
         self._root = os.path.abspath(root)
-        self._drafts = os.path.join(self._root, "drafts")
-        self._placement: Placement | None = None
-        self._bad_places = 0
-        self._trash = Trash(os.path.join(self._root, "trash"), lambda *folder: self._places().freed(*folder))
+        self._drafts = Drafts(self._root)
+        self._trash = self._drafts.trash
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
         self._found: set[str] = set()
-        self._locks: dict[str, int] = {}
+        self._open: set[str] = set()
         self._wanted = snapshotter
         self._choice: Choice | None = None
         self._choosing = threading.Lock()
@@ -80,13 +73,9 @@ class SnapshotStore(SnapshotRows):
         self.fill: Callable[[int], None] = _nobody_fills
         with self._disk():
             make_private(self._root)
-            for path in (self._trash.path, *self._empty):
+            for path in self._empty:
                 os.makedirs(path, mode=0o755, exist_ok=True)
-            try:
-                os.mkdir(self._drafts, 0o755)
-            except FileExistsError:
-                return
-            self._places().spread()
+            self._drafts.create()
 
     def lowers(self, snapshot: int | None) -> tuple[str, ...]:
         """The absolute folders of the whole chain, topmost first; empty for scratch."""
@@ -120,12 +109,13 @@ class SnapshotStore(SnapshotRows):
             self._found.add(folder)
 
     def prepare(self, parent: int | None) -> Draft:
-        """A new draft on `parent`, locked for this process until it is committed or discarded."""
+        """A new draft on `parent`, this process's own until it is committed or discarded."""
         privilege.require()
         self._check_owners()
         lowers = self.lowers(parent)
         with self._disk():
-            path = self._placed_folder()
+            path = self._drafts.new()
+            self._open.add(path)
             draft = Draft(parent, path, os.path.join(path, "fs"), os.path.join(path, "work"))
             os.mkdir(draft.fs, 0o755)
             os.mkdir(draft.work, 0o700)
@@ -158,7 +148,7 @@ class SnapshotStore(SnapshotRows):
 
         `origins` are those of `links`.
         """
-        if draft.path not in self._locks:
+        if draft.path not in self._open:
             raise StoreError(f"draft {draft.path} was already committed or discarded")
         lowers = self.lowers(draft.parent)
         with self._disk():
@@ -224,7 +214,7 @@ class SnapshotStore(SnapshotRows):
 
     def discard(self, draft: Draft) -> None:
         """Throw the draft away. Does nothing where it was already committed or discarded."""
-        if draft.path in self._locks:
+        if draft.path in self._open:
             self._end(draft)
 
     def choice(self) -> Choice:
@@ -233,8 +223,9 @@ class SnapshotStore(SnapshotRows):
             if self._choice is None:
                 from stagewright.snapshots.selection import choose
 
+                drafts = self._drafts
                 with self._disk():
-                    self._choice = choose(self._wanted, self._empty, self._new_folder, self._remove_folder)
+                    self._choice = choose(self._wanted, self._empty, drafts.new_folder, drafts.remove_folder)
                 if self._choice.refusals:
                     self.on_worse(self._choice)
             return self._choice
@@ -274,7 +265,7 @@ class SnapshotStore(SnapshotRows):
         if self._choice is not None:
             self._choice.snapshotter.close()
         with self._disk():
-            self._trash.close()
+            self._drafts.close()
 
     def graft(self, snapshot: int, onto: int | None) -> int:
         """The snapshot that holds the changes of `snapshot`'s own layer on another parent; the folder is shared.
@@ -382,38 +373,7 @@ class SnapshotStore(SnapshotRows):
     def clean_drafts(self) -> None:
         """Remove the drafts of dead processes, in which their steps' secrets may lie. Safe while builds run."""
         with self._disk():
-            for name in os.listdir(self._drafts):
-                self._clean_draft(os.path.join(self._drafts, name))
-
-    def _locked_folder(self) -> tuple[str, int]:
-        """A new folder for a draft, and the descriptor that holds its lock."""
-        while True:
-            path = os.path.join(self._drafts, os.urandom(6).hex())
-            os.mkdir(path, 0o700)
-            try:
-                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # Until it is locked, a process that cleans may take it for a dead one.
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock), os.stat(path)):
-                    return path, lock
-            except (BlockingIOError, FileNotFoundError):
-                pass
-            os.close(lock)
-
-    def _clean_draft(self, path: str) -> None:
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._throw_away(path)
-        except BlockingIOError:
-            return
-        finally:
-            os.close(lock)
+            self._drafts.clean()
 
     def _place(self, source: str, target: str) -> None:
         try:
@@ -433,35 +393,7 @@ class SnapshotStore(SnapshotRows):
         # A step that comes next does not wait for it.
         with self._disk():
             self._trash.remove_soon(draft.path)
-        os.close(self._locks.pop(draft.path))
-
-    def _places(self) -> Placement:
-        if self._placement is None:
-            from stagewright.snapshots.placement import Placement
-
-            self._placement = Placement(self._drafts, os.path.join(self._root, "freed"))
-        return self._placement
-
-    def _placed_folder(self) -> str:
-        """A new folder, as `_new_folder`, in a good place for many files."""
-        folders = [self._new_folder()]
-        # While those in bad places are there, the file system puts the next one elsewhere.
-        while self._bad_places < _BAD_PLACES and self._places().is_bad(folders[-1]):
-            self._bad_places += 1
-            folders.append(self._new_folder())
-        for path in folders[:-1]:
-            self._remove_folder(path)
-        return folders[-1]
-
-    def _new_folder(self) -> str:
-        """A folder for this process's own use, which goes when it dies, if not before."""
-        path, lock = self._locked_folder()
-        self._locks[path] = lock
-        return path
-
-    def _remove_folder(self, path: str) -> None:
-        self._throw_away(path)
-        os.close(self._locks.pop(path))
+        self._open.discard(draft.path)
 
     def _throw_away(self, path: str) -> None:
         with self._disk():

@@ -104,6 +104,22 @@ def test_a_draft_is_placed_elsewhere_after_a_large_snapshot_is_removed(tmp_path:
     store.close()
 
 
+def test_drafts_of_a_process_lie_together(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "snapshots", Database(tmp_path / "metadata.db"))
+    first, second = store.prepare(None), store.prepare(None)
+    assert Path(first.path).parent == Path(second.path).parent
+    store.commit(first)
+    store.discard(second)
+    store.close()
+    assert os.listdir(tmp_path / "snapshots" / "drafts") == []
+    # Closing gives back what is not used, and no more.
+    third = store.prepare(None)
+    store.close()
+    store.commit(third)
+    store.close()
+    assert os.listdir(tmp_path / "snapshots" / "drafts") == []
+
+
 def test_bad_places_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
@@ -114,25 +130,24 @@ def test_bad_places_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Placement, "is_bad", is_bad)
     store = SnapshotStore(tmp_path / "snapshots", Database(tmp_path / "metadata.db"))
     draft = store.prepare(None)
-    assert [draft.path] == tried[2:]
-    assert os.listdir(tmp_path / "snapshots" / "drafts") == [os.path.basename(draft.path)]
+    assert [os.path.dirname(draft.path)] == tried[2:]
+    assert [str(path) for path in (tmp_path / "snapshots" / "drafts").iterdir()] == tried[2:]
     store.discard(draft)
     store.close()
 
 
 def test_drafts_stay_when_all_places_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-
-    def is_bad(self: Placement, path: str) -> bool:
-        tried.append(path)
-        return True
-
-    monkeypatch.setattr(Placement, "is_bad", is_bad)
+    monkeypatch.setattr(Placement, "is_bad", lambda self, path: True)
+    made: list[str] = []
+    mkdir = os.mkdir
+    monkeypatch.setattr(os, "mkdir", lambda path, *mode: made.append(path) or mkdir(path, *mode))
     store = SnapshotStore(tmp_path / "snapshots", Database(tmp_path / "metadata.db"))
     drafts = [store.prepare(None) for _ in range(20)]
-    assert sorted(os.listdir(tmp_path / "snapshots" / "drafts")) == sorted(Path(draft.path).name for draft in drafts)
+    places = {os.path.dirname(draft.path) for draft in drafts}
+    assert {str(path) for path in (tmp_path / "snapshots" / "drafts").iterdir()} == places
     # Thousands of small ones do not look for a better place each.
-    assert len(tried) == 64
+    assert len([path for path in made if Path(path).parent.name == "drafts"]) == 64 + 20
     for draft in drafts:
         store.discard(draft)
     store.close()
+    assert os.listdir(tmp_path / "snapshots" / "drafts") == []
