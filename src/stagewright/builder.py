@@ -158,6 +158,8 @@ class Builder:
             return plan, Result()
         solver = self._built = self._solver(self._recorder)
         result = solver.solve([plan.vertex])[0]
+        if self._runtime is not None:
+            self._runtime.end()
         steps = solver.snapshots()
         # Of a leak that an earlier build let pass this one knows, even if it was given no secret.
         if self._secrets or any(step.op.secrets for step, _ in steps if isinstance(step.op, ExecOp)):

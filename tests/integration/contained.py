@@ -25,7 +25,8 @@ def main() -> None:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
         kernel.mount("none", "/proc/sysvipc", "tmpfs", 0)
-    process.become(0, 0, [0], capabilities, process.Privileges(program).bounding, program)
+    process.drop_from_bounding(process.Privileges(program).bounding, capabilities)
+    process.become(0, 0, [0], capabilities, program)
     os.execv(sys.executable, [sys.executable, "-m", "stagewright", *arguments])
 
 

@@ -37,9 +37,13 @@ class Child:
         self._request: dict[str, Any] = {}
         self._status: socket
 
-    def get_ready(self) -> None:
-        """Do what needs no request. Raises OSError."""
+    def get_ready(self, network: int | None) -> None:
+        """Do what needs no request, in the network namespace of a descriptor, which is closed. Raises OSError."""
         os.setsid()
+        if network is not None:
+            self.doing = "join the build's network"
+            kernel.setns(network, kernel.CLONE_NEWNET)
+            os.close(network)
 
     def take(self, request: dict[str, Any], status: socket) -> None:
         """Become the step of the request, which reports to `status`."""
@@ -49,12 +53,6 @@ class Child:
     def run(self) -> NoReturn:
         """Run the step. Raises CannotRunError for a program that cannot be run, and anything else for our failure."""
         raise NotImplementedError
-
-    def join_network(self, namespace: int) -> None:
-        """Enter the network namespace of the descriptor, which is closed. Raises OSError."""
-        self.doing = "join the build's network"
-        kernel.setns(namespace, kernel.CLONE_NEWNET)
-        os.close(namespace)
 
     def explain(self, error: Exception) -> str:
         """What was being done when it failed, and why."""
@@ -99,13 +97,19 @@ class Child:
 class NativeChild(Child):
     """Becomes the step's program itself."""
 
-    def get_ready(self) -> None:
+    def get_ready(self, network: int | None) -> None:
         """See `Child.get_ready`."""
-        super().get_ready()
+        super().get_ready(network)
+        self.doing = "unshare the namespaces"
         kernel.unshare(_NAMESPACES)
-        self.doing = "mount /proc and /dev"
+        self.doing = "mount /proc, /sys and /dev"
         self._stage = Stage()
         self._kernel_mounts = KernelMounts(self._stage, insecure=self._insecure, nodev=self._nodev)
+        if network is not None:
+            self._kernel_mounts.make_sys()
+        process.drop_from_bounding(self._privileges.bounding, self._kept_capabilities())
+        # Nothing is ignored from here on: a builder that has gone ends the step.
+        kernel.default_signals()
         self.doing = "unshare the network"
 
     def run(self) -> NoReturn:
@@ -128,9 +132,8 @@ class NativeChild(Child):
         process.enter_directory(request["cwd"])
         self.doing = f"run as the user {uid}:{gid}"
         program = None if self._insecure else self._privileges.program
-        process.become(uid, gid, list(groups), self._kept_capabilities(), self._privileges.bounding, program)
+        process.become(uid, gid, list(groups), self._kept_capabilities(), program)
         self.doing = "run the program"
-        kernel.default_signals()
         process.execute(request["args"], self._environment(home))
 
     def _build_file_system(self) -> users.User:

@@ -58,6 +58,9 @@ class ChrootRuntime:
         with placement.held(request.pop("mounts"), {str(source) for source in kept}), _Supervisor() as supervisor:
             return run.run(supervisor)
 
+    def end(self) -> None:
+        """See `Runtime.end`: nothing is ready for further steps."""
+
     def close(self) -> None:
         """See `Runtime.close`: no process outlives its step."""
 

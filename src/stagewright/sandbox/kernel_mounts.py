@@ -51,9 +51,10 @@ _DEV_SIZE = str(64 << 20)
 
 
 class KernelMounts:
-    """/proc and /dev on a stage, ready to be attached to a root. They need nothing that only a step's request says.
+    """/proc, /dev and /sys on a stage, ready to be attached to a root.
 
-    `nodev` is the attribute that keeps a step from opening nodes that it makes itself, or 0.
+    /sys shows the network that its maker is in: where that is known ahead, `make_sys` may be called ahead. `nodev` is
+    the attribute that keeps a step from opening nodes that it makes itself, or 0.
     """
 
     def __init__(self, stage: Stage, *, insecure: bool, nodev: int) -> None:
@@ -61,23 +62,30 @@ class KernelMounts:
         self._insecure = insecure
         self._proc = self._make_proc()
         self._dev = self._make_dev(nodev)
+        self._sys: int | None = None
 
     def attach(self, attach: Callable[[int, str], None], shm_size: int) -> None:
         """Have `attach` put all three in their places, in the network namespace that the step has."""
         attach(self._proc, "/proc")
-        attributes = LOCKED if self._insecure else LOCKED | _READONLY
-        sysfs, is_new = _sysfs(attributes)
+        sysfs = self.make_sys() if self._sys is None else self._sys
         attach(sysfs, "/sys")
-        if is_new and is_cgroup2("/sys/fs/cgroup"):
-            attach_in(sysfs, kernel.new_filesystem("cgroup2", [], attributes), "fs/cgroup")
-        if not self._insecure:
-            for name in masked_in_sys():
-                self._mask(sysfs, name)
         attach(self._dev, "/dev")
         shm = kernel.new_filesystem("tmpfs", [("mode", "1777"), ("size", str(shm_size))], LOCKED, "shm")
         attach_in(self._dev, shm, "shm")
         for fd in (self._proc, sysfs, self._dev):
             os.close(fd)
+
+    def make_sys(self) -> int:
+        """Make /sys; gives its descriptor."""
+        attributes = LOCKED if self._insecure else LOCKED | _READONLY
+        self._sys, is_new = _sysfs(attributes)
+        self._stage.put(self._sys)
+        if is_new and is_cgroup2("/sys/fs/cgroup"):
+            attach_in(self._sys, kernel.new_filesystem("cgroup2", [], attributes), "fs/cgroup")
+        if not self._insecure:
+            for name in masked_in_sys():
+                self._mask(self._sys, name)
+        return self._sys
 
     def _make_proc(self) -> int:
         proc = kernel.new_filesystem("proc", [], LOCKED)

@@ -3,8 +3,8 @@
 It is the first process of a PID namespace of its own, in a mount namespace of its own: whatever ends it, the kernel
 ends all steps with it and no mount is left. `native` is the side that calls, `wire` says what goes to and fro.
 
-From the first step on there is always a process ready for the next one, forked and contained while others run: a step
-that comes waits for none of that.
+From the first step on there is always a process ready for the next one, forked, contained and in the network of the
+last one while others run: a step that comes waits for none of that.
 """
 
 from __future__ import annotations
@@ -57,12 +57,16 @@ def _enter_pid_namespace(bundles: tuple[str, str] | None, build_groups: list[Bui
 
 
 class _Newborn:
-    """A forked process that waits on a socket for what to be; `number` is that of its control groups."""
+    """A forked process that waits on a socket for what to be.
 
-    def __init__(self, pid: int, number: int, sock: socket) -> None:
+    `number` is that of its control groups, `network` the namespace that it has entered (see `_identity`).
+    """
+
+    def __init__(self, pid: int, number: int, sock: socket, network: tuple[int, int] | None) -> None:
         self.pid = pid
         self.number = number
         self.socket = sock
+        self.network = network
 
 
 class _Launcher:
@@ -104,17 +108,20 @@ class _Launcher:
                 kind, descriptors = wire.receive(self._control, 1, 4)
                 if not kind:
                     os._exit(0)
-                self._start(kind, descriptors)
-                if self._spare is None:
-                    self._spare = self._bear_ahead()
+                outputs = [] if kind == wire.AHEAD else descriptors[:3]
+                network = descriptors[len(outputs)] if len(descriptors) > len(outputs) else None
+                if outputs:
+                    self._start(kind, outputs, network)
+                if kind != wire.OTHER and self._spare is None:
+                    self._spare = self._bear_ahead(network)
+                if network is not None:
+                    os.close(network)
 
-    def _start(self, kind: bytes, descriptors: list[int]) -> None:
+    def _start(self, kind: bytes, descriptors: list[int], network: int | None) -> None:
         status = socket(fileno=descriptors[0])
         try:
-            spare = None
-            if kind == wire.STEP:
-                spare, self._spare = self._spare, None
-            born = self._hand_over(spare, descriptors) or self._hand_over(self._bear(kind), descriptors)
+            spare = self._take_spare(network) if kind == wire.STEP else None
+            born = self._hand_over(spare, descriptors) or self._hand_over(self._bear(kind, network), descriptors)
             if born is None:
                 raise ChildProcessError(0, "it has died")
             pidfd = os.pidfd_open(born.pid)
@@ -128,15 +135,22 @@ class _Launcher:
             for fd in descriptors[1:]:
                 os.close(fd)
 
-    def _bear_ahead(self) -> _Newborn | None:
+    def _take_spare(self, network: int | None) -> _Newborn | None:
+        """The process that is ready, if it is for a step in this network."""
+        if self._spare is None or self._spare.network != _identity(network):
+            return None
+        spare, self._spare = self._spare, None
+        return spare
+
+    def _bear_ahead(self, network: int | None) -> _Newborn | None:
         try:
-            return self._bear(wire.STEP)
+            return self._bear(wire.STEP, network)
         except OSError:
             # The step that needs it will say why.
             return None
 
-    def _bear(self, kind: bytes) -> _Newborn:
-        """Fork a process that waits for what to be. Raises OSError."""
+    def _bear(self, kind: bytes, network: int | None) -> _Newborn:
+        """Fork a process that waits for what to be, in a network namespace or the machine's. Raises OSError."""
         self._steps += 1
         number = self._steps
         ours, theirs = socketpair()
@@ -146,7 +160,7 @@ class _Launcher:
             pid = os.fork()
             if not pid:
                 ours.close()
-                self._live(kind, number, theirs, places)
+                self._live(kind, number, theirs, places, network)
             kernel.setns(self._pid_namespace, kernel.CLONE_NEWPID)
         except OSError:
             self._remove_groups(number)
@@ -154,7 +168,7 @@ class _Launcher:
             raise
         finally:
             theirs.close()
-        return _Newborn(pid, number, ours)
+        return _Newborn(pid, number, ours, _identity(network))
 
     def _hand_over(self, born: _Newborn | None, descriptors: list[int]) -> _Newborn | None:
         """Have a process be what the descriptors are of; None where there is none, or it is dead."""
@@ -191,7 +205,9 @@ class _Launcher:
             # Nobody waits for this step any more.
             return
 
-    def _live(self, kind: bytes, number: int, waiting: socket, places: list[tuple[BuildGroup, str]]) -> NoReturn:
+    def _live(
+        self, kind: bytes, number: int, waiting: socket, places: list[tuple[BuildGroup, str]], network: int | None
+    ) -> NoReturn:
         """What a forked process does: get ready, wait for what to be, and be that."""
         child: Child | None = None
         failure: Exception | None = None
@@ -199,10 +215,10 @@ class _Launcher:
             self._let_go()
             if kind == wire.STEP:
                 child = self._contained(places)
-                child.get_ready()
+                child.get_ready(network)
         except Exception as error:
             failure = error
-        data, descriptors = wire.receive(waiting, 1, 4)
+        data, descriptors = wire.receive(waiting, 1, 3)
         if not data:
             os._exit(1)
         waiting.close()
@@ -218,10 +234,8 @@ class _Launcher:
 
                     NetworkChild(request, status, self._privileges.bounding).run()
                 child = self._insecure(places)
-                child.get_ready()
+                child.get_ready(network)
             child.take(request, status)
-            if len(descriptors) > 3:
-                child.join_network(descriptors[3])
             os.dup2(descriptors[1], 1)
             os.dup2(descriptors[2], 2)
             child.run()
@@ -265,6 +279,14 @@ class _Launcher:
     def _rule(self, place: str) -> bool:
         """Whether the rules on devices hold in a group now."""
         return self._device_rules is not None and devices_bpf.attach(self._device_rules, place)
+
+
+def _identity(network: int | None) -> tuple[int, int] | None:
+    """What tells the namespace of a descriptor from others; None for the machine's network."""
+    if network is None:
+        return None
+    found = os.fstat(network)
+    return found.st_dev, found.st_ino
 
 
 def _be_killable() -> None:

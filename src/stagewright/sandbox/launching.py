@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from stagewright.errors import SandboxError
 from stagewright.sandbox import kernel, seccomp, wire
@@ -46,11 +47,14 @@ class LauncherProcess:
             reason = failures[0].strerror
             raise SandboxError(f"cannot start the launcher of steps: {reason}")
         self.controllers: frozenset[str] = frozenset()
-        self._greet((program, bundles, f"stagewright-{os.urandom(8).hex()}", list(hierarchies)))
-
-    def _greet(self, greeting: tuple[bytes, Bundles | None, str, list[Hierarchy]]) -> None:
-        try:
+        greeting = program, bundles, f"stagewright-{os.urandom(8).hex()}", list(hierarchies)
+        with suppress(OSError):
+            # What has gone wrong is told where its answer is waited for.
             self._control.sendall(wire.pack(greeting))
+
+    def wait(self) -> None:
+        """Come back when it can take steps. Raises SandboxError."""
+        try:
             answer = wire.receive_message(self._control)
         except (OSError, EOFError):
             answer = (wire.FAILED, "the launcher of steps did not start")
@@ -64,11 +68,22 @@ class LauncherProcess:
 
         `kind` is `wire.STEP` or `wire.OTHER`.
         """
-        socket.send_fds(self._control, [kind], [fd for fd in (status, stdout, stderr, network) if fd is not None])
+        descriptors = [fd for fd in (status, stdout, stderr, network) if fd is not None]
+        wire.send_descriptors(self._control, descriptors, kind)
+
+    def start_ahead(self, network: int | None) -> None:
+        """Have a process ready for the first contained step, in a network namespace or the machine's."""
+        with suppress(OSError):
+            # The step will say that the launcher has gone.
+            wire.send_descriptors(self._control, [] if network is None else [network], wire.AHEAD)
+
+    def end(self) -> None:
+        """Have the launcher end, and with it every step; `close` waits for that."""
+        self._control.close()
 
     def close(self) -> None:
         """End the launcher, and with it every step; come back when all are gone."""
-        self._control.close()
+        self.end()
         os.waitpid(self._pid, 0)
 
 
@@ -135,15 +150,28 @@ class LauncherSlot:
         self._launcher: LauncherProcess | None = None
         self._closed = False
 
-    def get(self) -> LauncherProcess:
-        """The launcher. Raises SandboxError where it cannot be started, or has been ended."""
+    def get(self, meanwhile: Callable[[], None] = lambda: None) -> LauncherProcess:
+        """The launcher; where it has to be started, `meanwhile` is called before it is waited for.
+
+        Raises SandboxError where it cannot be started, or has been ended.
+        """
         with self._lock:
             if self._closed:
                 raise SandboxError("the runtime is closed")
             if self._launcher is None:
-                self._launcher = LauncherProcess(self._bundles, self._hierarchies)
-                self._on_start(self._launcher)
+                launcher = LauncherProcess(self._bundles, self._hierarchies)
+                meanwhile()
+                launcher.wait()
+                self._launcher = launcher
+                self._on_start(launcher)
             return self._launcher
+
+    def end(self) -> None:
+        """Have the launcher end, and all steps; `close` waits for that."""
+        with self._lock:
+            self._closed = True
+            if self._launcher is not None:
+                self._launcher.end()
 
     def close(self) -> None:
         """End the launcher and all steps; further calls do nothing."""

@@ -34,7 +34,8 @@ class NativeRuntime:
 
     def get_ready(self, network: str) -> None:
         """See `Runtime.get_ready`."""
-        self._network.join(network, self._launcher.get())
+        launcher = self._launcher.get(lambda: self._network.plan(network))
+        launcher.start_ahead(self._network.join(network, launcher).namespace)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
@@ -43,6 +44,10 @@ class NativeRuntime:
         step = cgroups.contained(step, self._limits, launcher.controllers)
         request = build_request(step, joined.resolv_conf)
         return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)
+
+    def end(self) -> None:
+        """See `Runtime.end`."""
+        self._launcher.end()
 
     def close(self) -> None:
         """See `Runtime.close`."""

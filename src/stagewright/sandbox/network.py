@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -45,6 +44,13 @@ class BuildNetwork:
         self._lock = threading.Lock()
         self._started = False
         self._joined = JoinedNetwork()
+        self._plan: _Plan | None = None
+
+    def plan(self, network: str) -> None:
+        """Find out ahead how the network for steps in `network` can be made, for which nothing else is needed yet."""
+        if network == "default":
+            with self._lock:
+                self._plan = self._plan or _plan()
 
     def join(self, network: str, launcher: LauncherProcess) -> JoinedNetwork:
         """The network for a step in `network`, which is started if need be and there is a program for it."""
@@ -64,14 +70,12 @@ class BuildNetwork:
                 self._joined = JoinedNetwork()
 
     def _start(self, launcher: LauncherProcess) -> JoinedNetwork:
-        lacking = missing_means()
-        if lacking is not None:
-            self._notify(f"{lacking}: {_SHARED}")
+        plan = self._plan or _plan()
+        if plan.lacking is not None:
+            self._notify(f"{plan.lacking}: {_SHARED}")
             return JoinedNetwork()
-        host_text = resolver.host_resolver()
         failures = []
-        for program in available_programs():
-            request, resolv_conf = network_request(program, host_text, has_ipv6_route())
+        for program, request, resolv_conf in plan.ways:
             try:
                 return JoinedNetwork(_start_child(launcher, request), resolv_conf)
             except SandboxError as error:
@@ -80,17 +84,42 @@ class BuildNetwork:
         return JoinedNetwork()
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is lacking, or (program, request, resolv.conf) for each program that may do, the best one first."""
+
+    lacking: str | None
+    ways: tuple[tuple[str, dict[str, Any], str], ...] = ()
+
+
+def _plan() -> _Plan:
+    if (lacking := missing_means()) is not None:
+        return _Plan(lacking)
+    host_text, ipv6 = resolver.host_resolver(), has_ipv6_route()
+    ways = [(program, *network_request(program, host_text, ipv6)) for program in available_programs()]
+    return _Plan(None, tuple(ways))
+
+
 def available_programs() -> list[str]:
     """The paths of the programs on PATH, the best one first."""
-    found = [path for name in _PROGRAMS if (path := shutil.which(name)) is not None]
+    found = [path for name in _PROGRAMS if (path := _which(name)) is not None]
     if len(found) > 1 and _is_old_pasta(found[0]):
         found.reverse()
     return found
 
 
+def _which(name: str) -> str | None:
+    """As `shutil.which`, which takes as long to import as a network to make."""
+    for folder in os.get_exec_path():
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
 def missing_means() -> str | None:
     """What this machine lacks for a network of a build's own; None if it has all."""
-    if not any(shutil.which(name) for name in _PROGRAMS):
+    if not any(_which(name) for name in _PROGRAMS):
         return "neither pasta nor slirp4netns is installed"
     if not os.path.exists(_TUN):
         return f"there is no {_TUN}"

@@ -75,10 +75,8 @@ class Privileges:
         self.bounding = values["CapBnd"]
 
 
-def become(
-    uid: int, gid: int, groups: list[int], keep: int, bounding: int, program: kernel.SeccompProgram | None
-) -> None:
-    """Take on the identity and keep only the capabilities `keep`; `bounding` is the present bounding set.
+def become(uid: int, gid: int, groups: list[int], keep: int, program: kernel.SeccompProgram | None) -> None:
+    """Take on the identity and keep only the capabilities `keep`; `drop_from_bounding` is for before.
 
     The filter comes first, since it needs CAP_SYS_ADMIN: no_new_privs stays off so that setuid programs work. A user
     other than root starts without capabilities, as the kernel has it at the exec that follows, unless there is no
@@ -86,7 +84,6 @@ def become(
     """
     if program is not None:
         program.install()
-    drop_from_bounding(bounding, keep)
     if not privilege.has_one_id():
         # A namespace that was made without help has given up this call.
         os.setgroups(groups)

@@ -155,6 +155,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def end(self) -> None:
+        """Have go, without waiting for it, what only further steps would need: none may come any more."""
+        ...
+
     def close(self) -> None:
         """Kill what still runs and give everything back. Further calls do nothing."""
         ...

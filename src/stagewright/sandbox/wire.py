@@ -21,9 +21,11 @@ _MAX_DESCRIPTORS = 253
 
 # What goes down the launcher's socket, with (status, stdout, stderr) and perhaps a network namespace.
 STEP = b"\1"
-"""A step that is contained, as nearly all are, for which a process is ready."""
+"""A step that is contained, as nearly all are, for which a process may be ready."""
 OTHER = b"\2"
 """An insecure step, or the program that makes the network."""
+AHEAD = b"\3"
+"""A STEP is to come, perhaps in the network namespace that is all that comes with this."""
 
 # What comes up. READY and FAILED are on the launcher's socket too.
 READY = "ready"
@@ -54,10 +56,10 @@ def send(sock: socket, message: Any, descriptors: Sequence[int] = ()) -> None:
     sock.sendmsg([pack(message)], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
 
 
-def send_descriptors(sock: socket, descriptors: Sequence[int]) -> None:
-    """Send descriptors beside one byte that means nothing."""
+def send_descriptors(sock: socket, descriptors: Sequence[int], kind: bytes = b"\0") -> None:
+    """Send descriptors beside one byte, which may mean something."""
     rights = b"".join(fd.to_bytes(4, "little") for fd in descriptors)
-    sock.sendmsg([b"\0"], [(SOL_SOCKET, SCM_RIGHTS, rights)])
+    sock.sendmsg([kind], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
 
 
 def receive(sock: socket, room: int, descriptors: int) -> tuple[bytes, list[int]]:

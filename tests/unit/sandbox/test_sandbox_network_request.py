@@ -28,7 +28,7 @@ def fake(folder: Path, name: str, output: str = "") -> Path:
 def test_an_old_pasta_comes_last(version: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, "pasta", version)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.setattr(network.shutil, "which", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(network, "_which", lambda name: str(tmp_path / name))
     assert Path(network.available_programs()[0]).name == first
 
 
