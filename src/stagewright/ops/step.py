@@ -20,7 +20,9 @@ from stagewright.ops.worker import Worker
 from stagewright.progress.reporter import Reporter
 from stagewright.redaction import redact_text
 from stagewright.sandbox import spec
+from stagewright.sandbox.request import own_files
 from stagewright.snapshots import owners
+from stagewright.snapshots.overlay import MAX_LOWERS
 from stagewright.snapshots.store import Draft
 from stagewright.sources.tree import Tree
 
@@ -62,7 +64,7 @@ class Step:
             env=tuple(env),
             cwd=op.cwd,
             user=op.user,
-            root=self._root(draft),
+            root=self._root(draft, own_files(self._worker.host_ca) if op.security != "insecure" else ()),
             mounts=tuple(mounts),
             network=op.network,
             security=op.security,
@@ -81,13 +83,19 @@ class Step:
         tail.add(reporter.end_log())
         return outcome, tail.text()
 
-    def _root(self, draft: Draft) -> spec.Root:
-        """The merged tree of a draft, as this machine's way of merging has it, until the stack ends."""
+    def _root(self, draft: Draft, mountpoints: tuple[str, ...] = ()) -> spec.Root:
+        """The merged tree of a draft, as this machine's way of merging has it, until the stack ends.
+
+        Files at `mountpoints` that the step will not see itself may be in it as well.
+        """
         snapshots = self._worker.snapshots
         lent = self._stack.enter_context(snapshots.lend(draft))
         if isinstance(lent, str):
             return spec.Root((), lent, draft.work)
-        return spec.Root(snapshots.lowers(draft.parent), draft.fs, draft.work, merged=lent)
+        lowers = snapshots.lowers(draft.parent)
+        if lent is None and mountpoints and 0 < len(lowers) < MAX_LOWERS:
+            lowers = (*lowers, snapshots.mountpoints(mountpoints))
+        return spec.Root(lowers, draft.fs, draft.work, merged=lent)
 
     def _bind_mount(self, mount: Mount) -> spec.BindMount:
         snapshots = self._worker.snapshots

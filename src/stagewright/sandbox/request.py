@@ -23,6 +23,7 @@ HOST_CA_VARIABLES = (
     "AWS_CA_BUNDLE",
 )
 _APT_CONFIG_PATH = "/run/stagewright/apt.conf"
+_HOSTS, _RESOLVER = "/etc/hosts", "/etc/resolv.conf"
 
 _PUBLIC_FILE = (0o644, 0, 0)
 
@@ -42,8 +43,8 @@ def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
     if resolver is None:
         resolver = host_resolver() if step.network != "none" else reachable(host_resolver())
     mounts = [
-        ("file", "/etc/hosts", True, hosts_file(step).encode(), *_PUBLIC_FILE),
-        ("file", "/etc/resolv.conf", True, resolver.encode(errors="surrogateescape"), *_PUBLIC_FILE),
+        ("file", _HOSTS, True, hosts_file(step).encode(), *_PUBLIC_FILE),
+        ("file", _RESOLVER, True, resolver.encode(errors="surrogateescape"), *_PUBLIC_FILE),
         *(_mount_request(mount, descriptors) for mount in step.mounts),
     ]
     environment = list(step.env)
@@ -70,6 +71,11 @@ def build_request(step: Step, resolver: str | None = None) -> dict[str, Any]:
         "limits": [_limit(*limit) for limit in step.ulimits],
         "shm_size": step.shm_size,
     }
+
+
+def own_files(host_ca: str | None) -> tuple[str, ...]:
+    """Upon which files something is mounted in each step, which trusts the host's certificates or (None) does not."""
+    return (_HOSTS, _RESOLVER) if host_ca is None else (_HOSTS, _RESOLVER, HOST_CA_PATH, _APT_CONFIG_PATH)
 
 
 def hosts_file(step: Step) -> str:

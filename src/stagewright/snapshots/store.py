@@ -61,6 +61,7 @@ class SnapshotStore(SnapshotRows):
         # Overlayfs wants a lower directory even where there is none, and two of them for a view.
         self._empty = (os.path.join(self._root, "empty", "0"), os.path.join(self._root, "empty", "1"))
         self._lowers: dict[int, tuple[str, ...]] = {}
+        self._mountpoints: dict[tuple[str, ...], str] = {}
         self._found: set[str] = set()
         self._open: set[str] = set()
         self._wanted = snapshotter
@@ -259,6 +260,16 @@ class SnapshotStore(SnapshotRows):
         self._mounted.add(draft.path)
         with self._snapshotter().lend(self.lowers(draft.parent), draft.fs, draft.work) as lent:
             yield lent
+
+    def mountpoints(self, files: tuple[str, ...]) -> str:
+        """A folder that may be the lowest one of a step's root and holds these files, empty (see `mountpoints`)."""
+        if files not in self._mountpoints:
+            from stagewright.snapshots import mountpoints
+
+            with self._disk():
+                folder = mountpoints.make(os.path.join(self._root, "mountpoints"), self._drafts, files)
+            self._mountpoints[files] = folder
+        return self._mountpoints[files]
 
     def close(self) -> None:
         """Give back what merged trees were kept for later, and come back when all that was thrown away is gone."""
