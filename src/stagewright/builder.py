@@ -21,7 +21,7 @@ from stagewright.config import load as load_config
 from stagewright.definition import IGNORE_FILE, Definition, DefinitionReader, read_file
 from stagewright.dockerfile.ignore import Matcher, read_patterns
 from stagewright.elsewhere import Elsewhere
-from stagewright.errors import LOST, NotFoundError, UsageError
+from stagewright.errors import LOST, NotFoundError, StagewrightError, UsageError
 from stagewright.exporters.export import CacheOnlyExporter, Exporter, make_exporter
 from stagewright.exporters.result import Exported, ExportResult, Services
 from stagewright.frontend.checks import misspelt_arguments
@@ -309,15 +309,16 @@ class Builder:
         """Have what runs steps start while the first of them is prepared, or what it stands on is made."""
         if isinstance(vertex.op, ExecOp) and self._starting is None and privilege.is_privileged():
             network = vertex.op.network
-            self._starting = threading.Thread(target=self._start_runtime, args=(network,), name="start-runtime")
+            self._starting = threading.Thread(target=self._get_ready, args=(network,), name="start-runtime")
+            # Whoever asks why the step missed the cache does so while the launcher starts, and not before.
+            with suppress(StagewrightError):
+                self._get_runtime().begin()
             self._starting.start()
 
-    def _start_runtime(self, network: str) -> None:
-        try:
+    def _get_ready(self, network: str) -> None:
+        # The step that needs it tries again, and fails with its place in the Dockerfile.
+        with suppress(StagewrightError):
             self._get_runtime().get_ready(network)
-        except Exception:
-            # The step that needs it tries again, and fails with its place in the Dockerfile.
-            return
 
     def _get_runtime(self) -> Runtime:
         with self._lock:

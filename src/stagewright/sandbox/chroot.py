@@ -36,6 +36,9 @@ class ChrootRuntime:
         self._returned = returned
         notify(SHORTCOMINGS)
 
+    def begin(self) -> None:
+        """See `Runtime.begin`."""
+
     def get_ready(self, network: str) -> None:
         """See `Runtime.get_ready`: steps wait for nothing that could be started ahead."""
 

@@ -14,6 +14,7 @@ import os
 import select
 from _socket import socket, socketpair
 
+from stagewright import privilege
 from stagewright.sandbox import coredumps, devices_bpf, groups, kernel, leftovers, process, wire
 from stagewright.sandbox.child import Child, NativeChild
 
@@ -82,6 +83,9 @@ class _Launcher:
             if group.is_common:
                 self._common_is_ruled = self._rule(group.add_common())
         self._privileges = process.Privileges(kernel.SeccompProgram(program))
+        # Found out once for all children.
+        privilege.in_user_namespace()
+        privilege.has_one_id()
         self._child_type: type[Child] = NativeChild
         if with_bundles:
             from stagewright.sandbox.bundle import BundleChild
@@ -90,6 +94,8 @@ class _Launcher:
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self._children: dict[int, tuple[int, socket, int]] = {}
         self._spare: _Newborn | None = None
+        self._network: int | None = None
+        self._beginning: dict[int, socket] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         os.umask(0)
@@ -105,6 +111,11 @@ class _Launcher:
                 if fd in self._children:
                     self._reap(fd)
                     continue
+                if fd in self._beginning:
+                    self._poll.unregister(fd)
+                    self._beginning.pop(fd).close()
+                    self._bear_ahead()
+                    continue
                 kind, descriptors = wire.receive(self._control, 1, 4)
                 if not kind:
                     os._exit(0)
@@ -112,10 +123,12 @@ class _Launcher:
                 network = descriptors[len(outputs)] if len(descriptors) > len(outputs) else None
                 if outputs:
                     self._start(kind, outputs, network)
-                if kind != wire.OTHER and self._spare is None:
-                    self._spare = self._bear_ahead(network)
+                if kind != wire.OTHER:
+                    network, self._network = self._network, network
                 if network is not None:
                     os.close(network)
+                if kind == wire.AHEAD:
+                    self._bear_ahead()
 
     def _start(self, kind: bytes, descriptors: list[int], network: int | None) -> None:
         status = socket(fileno=descriptors[0])
@@ -124,6 +137,11 @@ class _Launcher:
             born = self._hand_over(spare, descriptors) or self._hand_over(self._bear(kind, network), descriptors)
             if born is None:
                 raise ChildProcessError(0, "it has died")
+            if kind == wire.STEP:
+                self._beginning[born.socket.fileno()] = born.socket
+                self._poll.register(born.socket, select.POLLIN)
+            else:
+                born.socket.close()
             pidfd = os.pidfd_open(born.pid)
             self._children[pidfd] = (born.pid, status, born.number)
             self._poll.register(pidfd, select.POLLIN)
@@ -142,12 +160,14 @@ class _Launcher:
         spare, self._spare = self._spare, None
         return spare
 
-    def _bear_ahead(self, network: int | None) -> _Newborn | None:
-        try:
-            return self._bear(wire.STEP, network)
-        except OSError:
-            # The step that needs it will say why.
-            return None
+    def _bear_ahead(self) -> None:
+        """Have a process ready for a step that is like the last one."""
+        if self._spare is None:
+            try:
+                self._spare = self._bear(wire.STEP, self._network)
+            except OSError:
+                # The step that needs it will say why.
+                return
 
     def _bear(self, kind: bytes, network: int | None) -> _Newborn:
         """Fork a process that waits for what to be, in a network namespace or the machine's. Raises OSError."""
@@ -177,11 +197,10 @@ class _Launcher:
         try:
             wire.send_descriptors(born.socket, descriptors)
         except OSError:
+            born.socket.close()
             os.waitpid(born.pid, 0)
             self._remove_groups(born.number)
             return None
-        finally:
-            born.socket.close()
         return born
 
     def _reap(self, pidfd: int) -> None:
@@ -221,7 +240,6 @@ class _Launcher:
         data, descriptors = wire.receive(waiting, 1, 3)
         if not data:
             os._exit(1)
-        waiting.close()
         status = socket(fileno=descriptors[0])
         try:
             if failure is not None:

@@ -146,25 +146,30 @@ class LauncherSlot:
         self._bundles = bundles
         self._hierarchies = hierarchies
         self._on_start = on_start
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._launcher: LauncherProcess | None = None
+        self._is_ready = False
         self._closed = False
 
-    def get(self, meanwhile: Callable[[], None] = lambda: None) -> LauncherProcess:
-        """The launcher; where it has to be started, `meanwhile` is called before it is waited for.
-
-        Raises SandboxError where it cannot be started, or has been ended.
-        """
+    def begin(self) -> LauncherProcess:
+        """Start the launcher, if it is not, without waiting until it is ready. Raises SandboxError."""
         with self._lock:
             if self._closed:
                 raise SandboxError("the runtime is closed")
             if self._launcher is None:
-                launcher = LauncherProcess(self._bundles, self._hierarchies)
-                meanwhile()
-                launcher.wait()
-                self._launcher = launcher
-                self._on_start(launcher)
+                self._launcher = LauncherProcess(self._bundles, self._hierarchies)
             return self._launcher
+
+    def get(self) -> LauncherProcess:
+        """The launcher. Raises SandboxError where it cannot be started, or has been ended."""
+        with self._lock:
+            launcher = self.begin()
+            if not self._is_ready:
+                self._launcher = None
+                launcher.wait()
+                self._launcher, self._is_ready = launcher, True
+                self._on_start(launcher)
+            return launcher
 
     def end(self) -> None:
         """Have the launcher end, and all steps; `close` waits for that."""
@@ -179,4 +184,4 @@ class LauncherSlot:
             self._closed = True
             if self._launcher is not None:
                 self._launcher.close()
-                self._launcher = None
+                self._launcher, self._is_ready = None, False

@@ -32,9 +32,15 @@ class NativeRuntime:
         if complaint is not None:
             self._notify(complaint)
 
+    def begin(self) -> None:
+        """See `Runtime.begin`."""
+        self._launcher.begin()
+
     def get_ready(self, network: str) -> None:
         """See `Runtime.get_ready`."""
-        launcher = self._launcher.get(lambda: self._network.plan(network))
+        self._launcher.begin()
+        self._network.plan(network)
+        launcher = self._launcher.get()
         launcher.start_ahead(self._network.join(network, launcher).namespace)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:

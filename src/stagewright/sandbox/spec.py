@@ -142,8 +142,12 @@ class Runtime(Protocol):
 
     shares_folders: bool
 
+    def begin(self) -> None:
+        """Start what the first step will need, without waiting for it. Raises SandboxError, as that step will."""
+        ...
+
     def get_ready(self, network: str) -> None:
-        """Start ahead what the first step, in `network`, would wait for. Raises SandboxError, as that step will."""
+        """Have ready what the first step, in `network`, would wait for. Raises SandboxError, as that step will."""
         ...
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:

@@ -31,6 +31,8 @@ from stagewright.solver.nodes import Node, Solved, blamed, build_nodes, located
 from stagewright.solver.pool import Lane, Pool
 
 _ADMISSION_INTERVAL_S = 0.025
+# A step has begun by then, and its process works while this one explains.
+_EXPLAIN_AFTER_S = 0.003
 # A signal that comes just before a wait begins does not end it: its handler runs when the wait does.
 _WAIT_AT_MOST_S = 0.5
 
@@ -66,10 +68,11 @@ class Solver:
         self._pending = 0
         self._ready: deque[Node] = deque()
         self._used: list[str] = []
+        self._unexplained: list[Node] = []
         self._admit_at = 0.0
         self._failure: BaseException | None = None
         self._nodes: dict[str, Node] = {}
-        # Asked in the loop's thread, before anything that misses the cache runs, why that is so.
+        # Asked in the loop's thread why a vertex that runs was not in the cache.
         self.why_missed: Callable[[Node], str] | None = None
         # Told in the loop's thread, as soon as it is certain, that a vertex will run.
         self.on_missed: Callable[[Vertex], None] = lambda vertex: None
@@ -148,10 +151,19 @@ class Solver:
                 self._admit_at = now + _ADMISSION_INTERVAL_S
             wait_s = self._admit_at - now
         try:
-            handle = self._posted.get(timeout=wait_s)
+            handle = self._posted.get(timeout=min(wait_s, _EXPLAIN_AFTER_S) if self._unexplained else wait_s)
         except Empty:
+            self._explain()
             return
+        self._explain()
         handle()
+
+    def _explain(self) -> None:
+        """Tell why what runs now missed the cache: while it runs, but before it is told how that ended."""
+        while self._unexplained:
+            node = self._unexplained.pop(0)
+            assert self.why_missed is not None
+            node.reporter.missed(self.why_missed(node))
 
     def _submit(self, lane: Lane, node: Node, work: Callable[[], Callable[[], None]]) -> None:
         """Run `work` in the pool; what it returns is called by the loop."""
@@ -359,35 +371,43 @@ class Solver:
         if self._dry:
             return
         inputs = tuple(source.result for source in node.inputs if source.result is not None)
-        if self.why_missed is not None:
-            node.reporter.missed(self.why_missed(node))
 
         def work() -> Callable[[], None]:
-            result = self._run_once(node, inputs)
-            return lambda: self._result_found(node, result)
+            try:
+                result, cached = self._run_once(node, inputs)
+            except BaseException as error:
+                return partial(self._run_failed, node, error)
+            return partial(self._has_run, node, result, cached=cached)
 
+        if self.why_missed is not None:
+            self._unexplained.append(node)
         self._submit(_lane(node.vertex), node, work)
 
-    def _run_once(self, node: Node, inputs: tuple[Result, ...]) -> Result:
-        """Run a vertex with its events, unless another build that shares the store has just done so."""
+    def _has_run(self, node: Node, result: Result, *, cached: bool) -> None:
+        node.reporter.end(cached=cached)
+        self._result_found(node, result)
+
+    def _run_failed(self, node: Node, error: BaseException) -> None:
+        try:
+            with blamed(node):
+                raise error
+        except BaseException as raised:
+            self._fail(located(node, raised))
+
+    def _run_once(self, node: Node, inputs: tuple[Result, ...]) -> tuple[Result, bool]:
+        """Run a vertex, unless another build that shares the store has just done so: its result, and whether it has."""
         canonical = node.canonical
         assert canonical is not None
-        cached = False
         # Whoever waits for another build's work sees what for.
         node.reporter.start()
-        with blamed(node):
-            if any(not source.exact for index, source in enumerate(inputs) if index not in node.content_inputs):
-                # The key speaks of other files than those that are used.
-                result = replace(node.runner.run(node.vertex, inputs, node.reporter), exact=False)
-            else:
-                with self._locks.hold(f"work/{canonical}", cancel=self._cancel):
-                    known = None if node.vertex.meta.ignore_cache else self._keys.lookup(canonical)
-                    if known is not None and known.result is not None:
-                        result, cached = Result(known.result.snapshot), True
-                    else:
-                        result = self._run_and_record(node, inputs, canonical)
-        node.reporter.end(cached=cached)
-        return result
+        if any(not source.exact for index, source in enumerate(inputs) if index not in node.content_inputs):
+            # The key speaks of other files than those that are used.
+            return replace(node.runner.run(node.vertex, inputs, node.reporter), exact=False), False
+        with self._locks.hold(f"work/{canonical}", cancel=self._cancel):
+            known = None if node.vertex.meta.ignore_cache else self._keys.lookup(canonical)
+            if known is not None and known.result is not None:
+                return Result(known.result.snapshot), True
+            return self._run_and_record(node, inputs, canonical), False
 
     def _run_and_record(self, node: Node, inputs: tuple[Result, ...], canonical: str) -> Result:
         """Run a vertex and record its result under all of its keys."""

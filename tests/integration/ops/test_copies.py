@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 from op_worker import Bench, write
 
 from stagewright.errors import CanceledError, NotFoundError, StagewrightError
@@ -82,7 +83,7 @@ def test_what_cannot_be_copied(bench: Bench, source: str, dest: str, message: st
     base = bench.snapshot({"file": "", "d": "a file", "dir/x": ""})
     with pytest.raises(StagewrightError, match=message):
         bench.copy(source, dest, base=base)
-    assert os.listdir(bench.folder / "state" / "snapshots" / "drafts") == []
+    assert drafts(bench.folder / "state" / "snapshots") == []
 
 
 @pytest.mark.parametrize(

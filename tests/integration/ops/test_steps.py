@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 from op_worker import Bench
 
 from stagewright.errors import CanceledError, NotFoundError, SandboxError, StagewrightError, StepFailedError
@@ -61,7 +62,7 @@ def test_a_failing_step_says_how_and_leaves_nothing(bench: Bench, root: Result) 
     assert caught.value.exit_code == 7
     assert caught.value.log_tail.splitlines() == ["told", "why"]
     assert "did not complete successfully: exit code: 7" in caught.value.message
-    assert os.listdir(bench.folder / "state" / "snapshots" / "drafts") == []
+    assert drafts(bench.folder / "state" / "snapshots") == []
 
 
 def test_only_the_end_of_a_long_log_is_kept(bench: Bench, root: Result) -> None:

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 from processes import commands
 
 from stagewright.content.db import Database
@@ -248,7 +249,7 @@ def test_nothing_is_left(store: SnapshotStore, tmp_path: Path) -> None:
     with store.view(base):
         assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     store.close()
-    assert os.listdir(tmp_path / "snapshots" / "drafts") == []
+    assert drafts(tmp_path / "snapshots") == []
 
 
 def test_a_killed_process_leaves_no_mount_and_no_server(name: str, tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ with store.mount(draft):
     with closing(Database(tmp_path / "metadata.db")) as db:
         store = opened(tmp_path, db, name)
         store.clean()
-    assert os.listdir(tmp_path / "snapshots" / "drafts") == []
+    assert drafts(tmp_path / "snapshots") == []
     process.stdin.close()
     process.stdout.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from drafts import drafts
 
 from stagewright.cache.keys import KeyStore
 from stagewright.cache.locks import LockFile
@@ -199,7 +200,7 @@ def test_a_failing_step_kills_its_siblings(machine: Machine) -> None:
     build = machine.build(slow, failing, jobs=2)
     assert isinstance(build.error, StepFailedError) and build.error.exit_code == 3
     assert build.last("slow").error.endswith("canceled")
-    assert os.listdir(machine.folder / "state" / "snapshots" / "drafts") == []
+    assert drafts(machine.folder / "state" / "snapshots") == []
     assert not [thread for thread in threading.enumerate() if thread.name == "stagewright-worker"]
 
 

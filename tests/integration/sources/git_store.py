@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 
 from stagewright.cache.locks import LockFile
 from stagewright.content.db import Database
@@ -77,11 +78,16 @@ class GitStore:
             self.fetch(text, **options)
         return caught.value
 
+    def stored(self) -> bytes:
+        """All bytes of the store, when what was thrown away has gone."""
+        self.snapshots.close()
+        return b"".join(path.read_bytes() for path in self.root.rglob("*") if path.is_file())
+
     def check(self) -> None:
         """Nothing was left behind."""
         self.snapshots.close()
         self.db.close()
-        assert os.listdir(self.root / "snapshots" / "drafts") == []
+        assert drafts(self.root / "snapshots") == []
         assert os.listdir(self.root / "snapshots" / "trash") == []
 
 

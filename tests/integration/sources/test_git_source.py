@@ -439,7 +439,7 @@ def test_secrets_open_repositories(
     folder = store.fetch(f"{server.url}/r.git", keep_git_dir=True)
     assert files_below(folder) == {"a": "1"}
     assert {sent for _, sent in server.requests} == {login}
-    stored = b"".join(path.read_bytes() for path in store.root.rglob("*") if path.is_file())
+    stored = store.stored()
     assert not any(value.strip() in stored for value in secrets.values())
     assert login.encode() not in stored
 
@@ -450,7 +450,7 @@ def test_a_login_in_the_url(store: GitStore, nested: Repository, start_http: Cal
     host = server.url.removeprefix("http://")
     folder = store.fetch(f"http://user:p%40ss@{host}/r.git", keep_git_dir=True)
     assert (folder / "sub/mid/in/inner").read_text() == "i"
-    stored = b"".join(path.read_bytes() for path in store.root.rglob("*") if path.is_file())
+    stored = store.stored()
     assert b"p@ss" not in stored and b"p%40ss" not in stored
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 from registry_servers import Handler, ScriptedServer
 
 from stagewright.content.db import Database
@@ -95,7 +96,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made = Store(db, SnapshotStore(tmp_path / "snapshots", db))
     yield made
     made.close()
-    assert os.listdir(tmp_path / "snapshots" / "drafts") == []
+    assert drafts(tmp_path / "snapshots") == []
     assert os.listdir(tmp_path / "snapshots" / "trash") == []
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 from image_machine import ARM64, NAME, Machine, digest_of
 from tars import tar_of
 
@@ -265,7 +265,7 @@ def test_layers_that_are_not_what_the_config_says(machine: Machine, lie: str) ->
     with pytest.raises(IntegrityError):
         machine.pull()
     assert machine.snapshots.rows() == []
-    assert os.listdir(machine.snapshots._drafts) == []
+    assert drafts(Path(machine.snapshots.folder_named(""))) == []
 
 
 def test_a_download_that_fails_ends_the_pull(machine: Machine) -> None:
@@ -304,7 +304,7 @@ def test_a_pull_can_be_canceled(machine: Machine, when: str) -> None:
     with pytest.raises(CanceledError):
         source.snapshot(digest, reporter, machine.cancel)
     assert not [thread for thread in threading.enumerate() if thread.name == "layer-download"]
-    assert os.listdir(machine.snapshots._drafts) == []
+    assert drafts(Path(machine.snapshots.folder_named(""))) == []
 
 
 def test_two_pulls_at_once(machine: Machine) -> None:

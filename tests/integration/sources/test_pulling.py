@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from drafts import drafts
 from image_machine import Machine, digest_of
 from tars import tar_of
 
@@ -34,7 +35,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 def left_behind(machine: Machine) -> list[str]:
     """What is under way in the store, by its kind."""
-    found = ["draft" for _ in os.listdir(machine.snapshots._drafts)]
+    found = ["draft" for _ in drafts(Path(machine.snapshots.folder_named("")))]
     ingest = machine.blobs._ingest
     found += ["ingest" for _ in (os.listdir(ingest) if ingest.exists() else ())]
     found += [thread.name for thread in threading.enumerate() if thread.name.startswith(("layer-", "read-ahead"))]
@@ -43,7 +44,7 @@ def left_behind(machine: Machine) -> list[str]:
 
 def drafted(machine: Machine) -> set[str]:
     """The names of the files in drafts, which come and go meanwhile."""
-    return {name for _, _, names in os.walk(machine.snapshots._drafts) for name in names}
+    return {name for _, _, names in os.walk(machine.snapshots.folder_named("drafts")) for name in names}
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -6,6 +6,7 @@ from store_world import World
 
 from stagewright.cache.leases import BuildLease
 from stagewright.errors import StoreError
+from stagewright.state import State
 
 
 def test_named_images_stay_and_nameless_ones_go(world: World) -> None:
@@ -115,8 +116,9 @@ def leave_dead_pieces(world: World) -> list[Path]:
     """What a build leaves that is killed, and what the disk has of a removal that was."""
     child = os.fork()
     if not child:
-        world.state.snapshots.prepare(None)
-        world.state.blobs.writer().write(b"half")
+        state = State(str(world.root), {})
+        state.snapshots.prepare(None)
+        state.blobs.writer().write(b"half")
         os._exit(0)
     os.waitpid(child, 0)
     trash = world.root / "snapshots" / "trash" / "0"
@@ -133,7 +135,7 @@ def test_while_a_build_runs_only_dead_pieces_go(world: World, all: bool) -> None
         live.write(b"alive")
         draft = world.state.snapshots.prepare(None)
         dead = leave_dead_pieces(world)
-        dead.remove(Path(draft.path))
+        dead.remove(Path(draft.path).parent)
         dead = [path for path in dead if path != live._path]
         assert len(dead) == 3
         report = world.store.prune(all=all)
