@@ -274,13 +274,16 @@ class Builder:
         if self._starting is not None:
             self._starting.join()
         if self._runtime is not None:
-            self._runtime.close()
+            self._runtime.end()
         self.remotes.close()
         self._agents.close()
         self._contexts.close()
         self._opened.close()
         self.clients.close()
         self.state.close()
+        # No step runs by now, and what is left of the launcher takes its time to go.
+        if self._runtime is not None:
+            self._runtime.close()
 
     # --- what a build is given ------------------------------------------------------------------------------------
 
