@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from stagewright.snapshots import volatile
 from stagewright.snapshots.tree import remove_tree
 
 
@@ -73,6 +74,8 @@ class Trash:
             inode = os.lstat(path).st_ino
         except FileNotFoundError:
             return  # Another process empties the trash, too.
+        # Of a draft that became a snapshot there is no more, and to look for more takes most of the time.
+        volatile.clear(os.path.join(path, "work"))
         self._on_freed(inode, remove_tree(path))
 
     def _work(self) -> None:
