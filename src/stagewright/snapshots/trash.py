@@ -41,7 +41,7 @@ class Trash:
             self._remove(moved)
 
     def remove_soon(self, path: str) -> None:
-        """As `remove`, but for the removal itself, for which `close` waits."""
+        """As `remove`, of a draft, but for the removal itself, for which `close` waits."""
         moved = self.add(path)
         if moved is None:
             return
@@ -74,8 +74,6 @@ class Trash:
             inode = os.lstat(path).st_ino
         except FileNotFoundError:
             return  # Another process empties the trash, too.
-        # Of a draft that became a snapshot there is no more, and to look for more takes most of the time.
-        volatile.clear(os.path.join(path, "work"))
         self._on_freed(inode, remove_tree(path))
 
     def _work(self) -> None:
@@ -86,6 +84,8 @@ class Trash:
                     return
                 path = self._waiting.pop()
             failure = None
+            # Of a draft that became a snapshot there is no more, and to look for more takes most of the time.
+            volatile.clear(os.path.join(path, "work"))
             try:
                 self._remove(path)
             except OSError as error:
