@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stagewright.errors import SourceRange
 from stagewright.progress.events import Event, LogEvent, Sink, StatusEvent, VertexEvent, WarningEvent
@@ -60,19 +60,23 @@ class Emitter:
 
 @dataclass(slots=True)
 class Reporter:
-    """What one vertex reports."""
+    """What one vertex reports: from the thread that does its work, but for why that has to be done."""
 
     emit: Emitter
     event: VertexEvent
     rows: list[Status] = field(default_factory=list)
     streams: dict[int, MaskedStream] = field(default_factory=dict)
+    changing: threading.Lock = field(default_factory=threading.Lock)
 
     def missed(self, why: str) -> None:
-        """Let all that is told of the vertex from now on say why its result did not come from the cache."""
-        self.event = replace(self.event, missed=why)
+        """Tell why its result did not come from the cache, from any thread; before it has started, with that."""
+        with self.changing:
+            self.event = replace(self.event, missed=why)
+            if self.event.started is not None:
+                self.emit(self.event)
 
     def start(self) -> None:
-        self._send(replace(self.event, started=time.time()))
+        self._send(started=time.time())
 
     def end(self, *, cached: bool = False, error: str = "") -> None:
         self.end_log()
@@ -81,11 +85,12 @@ class Reporter:
             row.done()
         self.rows.clear()
         started = self.event.started if self.event.started is not None else now
-        self._send(replace(self.event, started=started, completed=now, cached=cached, error=error))
+        self._send(started=started, completed=now, cached=cached, error=error)
 
-    def _send(self, event: VertexEvent) -> None:
-        self.event = event
-        self.emit(event)
+    def _send(self, **changes: Any) -> None:
+        with self.changing:
+            self.event = replace(self.event, **changes)
+            self.emit(self.event)
 
     def log(self, stream: int, data: bytes) -> bytes:
         """Pass on what a step wrote; answers what is shown of it by now, without secrets."""

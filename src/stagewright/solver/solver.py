@@ -155,8 +155,10 @@ class Solver:
         except Empty:
             self._explain()
             return
-        self._explain()
-        handle()
+        try:
+            self._explain()
+        finally:
+            handle()
 
     def _explain(self) -> None:
         """Tell why what runs now missed the cache: while it runs, but before it is told how that ended."""

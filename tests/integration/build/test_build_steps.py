@@ -107,6 +107,22 @@ def test_networks(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
     assert files.text("/none") == "0\n1\n"
 
 
+def test_networks_that_change_from_step_to_step(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
+    steps = ("default", "default", "host", "none", "default", "none", "host", "default")
+    look = "readlink /proc/self/ns/net; ls /sys/class/net"
+    lines = [f"RUN --network={name} ({look}) > /{number}" for number, name in enumerate(steps)]
+    shared_bench.dockerfile("FROM busybox\n" + "\n".join(lines) + "\n")
+    files = shared_bench.files("--no-cache", "--allow=network.host", *runtime)
+    seen = [(name, files.text(f"/{number}")) for number, name in enumerate(steps)]
+    machine = [os.readlink("/proc/self/ns/net"), *sorted(os.listdir("/sys/class/net"))]
+    assert all(text.split() == machine for name, text in seen if name == "host")
+    own = {text for name, text in seen if name == "default"}
+    assert len(own) == 1
+    assert own != {text for name, text in seen if name == "host"} or machine[0] in own.pop()
+    apart = [text.split() for name, text in seen if name == "none"]
+    assert all(devices == ["lo"] and namespace != machine[0] for namespace, *devices in apart)
+
+
 def test_the_flag_for_the_hosts_network_grants_it(shared_bench: Workbench, runtime: tuple[str, ...]) -> None:
     shared_bench.dockerfile("""
         FROM busybox

@@ -20,6 +20,7 @@ from stagewright.ops.result import Result
 from stagewright.progress.events import LogEvent
 from stagewright.sandbox.native import NativeRuntime
 from stagewright.sandbox.spec import BindMount, Cancellation, Outcome, OutputSink, Step
+from stagewright.snapshots.store import SnapshotStore
 
 ROOT = Mount("bind", "/", 0)
 SECRET = b"top-secret-bytes-0123"
@@ -63,6 +64,32 @@ def test_a_failing_step_says_how_and_leaves_nothing(bench: Bench, root: Result) 
     assert caught.value.log_tail.splitlines() == ["told", "why"]
     assert "did not complete successfully: exit code: 7" in caught.value.message
     assert drafts(bench.folder / "state" / "snapshots") == []
+
+
+def test_what_is_mounted_upon_stays_in_no_layer(bench: Bench, root: Result) -> None:
+    look = "cat /etc/hosts /etc/resolv.conf > /dev/null && ls /etc"
+    assert output(bench, step(look), root).split() == ["hosts", "resolv.conf"]
+    made = bench.run(step(f"{look} > /list"), root)
+    layer = bench.snapshots.folder(made.snapshot)
+    assert sorted(os.listdir(layer)) == ["dev", "list", "proc", "sys"]
+
+
+def test_a_step_that_changes_the_folder_of_what_is_mounted_upon(bench: Bench, root: Result) -> None:
+    assert root.snapshot is not None
+    base = bench.snapshot({"etc/passwd": "root:x:0:0::/:/bin/sh\n", "etc/hosts": "of the image\n"}, root.snapshot)
+    os.utime(os.path.join(bench.snapshots.folder(base), "etc"), (1, 1))
+    made = bench.run(step("echo x > /etc/new; rm /etc/passwd; rm /etc/hosts; rm /etc/resolv.conf; true"), Result(base))
+    tree = bench.tree(made.snapshot)
+    # What is mounted cannot be removed.
+    assert {name for name in tree if name.startswith("etc/")} == {"etc/hosts", "etc/new"}
+    assert tree["etc/hosts"] == "of the image\n"
+    unchanged = bench.run(step("true"), Result(base))
+    assert "etc" not in os.listdir(bench.snapshots.folder(unchanged.snapshot))
+    # A second store object finds what the first has made.
+    folder = bench.snapshots.mountpoints(("/etc/hosts", "/etc/resolv.conf"))
+    assert SnapshotStore(bench.folder / "state" / "snapshots", bench.db).mountpoints(
+        ("/etc/hosts", "/etc/resolv.conf")
+    ) == folder
 
 
 def test_only_the_end_of_a_long_log_is_kept(bench: Bench, root: Result) -> None:

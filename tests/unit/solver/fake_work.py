@@ -48,7 +48,7 @@ class Build:
 
     `ran` are the names of the vertices that ran, in order; `context` the text of the build context's files. `foreseen`
     are those that were announced to run. `means` is what sources that are only named mean now, by their identifiers;
-    `resolved` those that were asked for.
+    `resolved` those that were asked for. `why` says why a vertex of a name missed the cache.
     """
 
     def __init__(self, store: Store, jobs: int | None = None) -> None:
@@ -64,6 +64,7 @@ class Build:
         self.events: list[Event] = []
         self.means: dict[str, str] = {}
         self.resolved: list[str] = []
+        self.why: Callable[[str], str] | None = None
 
     def resolve(self, vertex: Vertex, reporter: Reporter) -> object:
         assert isinstance(vertex.op, SourceOp)
@@ -105,6 +106,9 @@ class Build:
         keys, locks, emitter = self.store.keys, self.store.locks, Emitter(self.events.append)
         self.solver = Solver(lambda vertex: self, keys, locks, emitter, self.cancel, self.jobs, self.resolve, dry=dry)
         self.solver.on_missed = lambda vertex: self.foreseen.append(vertex.meta.name)
+        if self.why is not None:
+            why = self.why
+            self.solver.why_missed = lambda node: why(node.vertex.meta.name)
         return self.solver.solve(targets)
 
     def last(self, name: str) -> VertexEvent:

@@ -16,6 +16,8 @@ from stagewright.errors import CanceledError, NotFoundError, StagewrightError, S
 from stagewright.graph.ops import MergeOp, SourceOp
 from stagewright.graph.vertex import Metadata, Vertex
 from stagewright.ops.result import Result
+from stagewright.progress.events import VertexEvent
+from stagewright.progress.reporter import Reporter
 
 
 @pytest.fixture
@@ -49,6 +51,52 @@ def test_it_is_told_ahead_which_vertices_will_run(store: Store) -> None:
     three = run("three", one)
     build.solve(run("four", three))
     assert build.foreseen == build.ran == ["three", "four"]
+
+
+@pytest.mark.parametrize("ending", ["done", "failed"])
+def test_why_something_runs_is_told_before_how_it_ended(store: Store, ending: str) -> None:
+    def work(inputs: tuple[Result, ...], reporter: Reporter) -> None:
+        if ending == "failed":
+            raise StoreError("no")
+
+    build = Build(store)
+    build.why = lambda name: f"{name} is new"
+    build.work["two"] = work
+    if ending == "done":
+        build.solve(run("two", run("one")))
+    else:
+        with pytest.raises(StoreError):
+            build.solve(run("two", run("one")))
+    vertices = [event for event in build.events if isinstance(event, VertexEvent) and event.missed]
+    assert [(event.name, event.missed, event.started is not None) for event in vertices if not event.completed] == [
+        ("one", "one is new", True),
+        ("two", "two is new", True),
+    ]
+    assert [event.name for event in vertices if event.completed] == ["one", "two"]
+    assert build.last("two").error == ("no" if ending == "failed" else "")
+
+
+def test_a_reason_that_cannot_be_told_ends_the_build(store: Store) -> None:
+    def why(name: str) -> str:
+        raise StoreError("why")
+
+    build = Build(store)
+    build.why = why
+    with pytest.raises(StoreError, match="why"):
+        build.solve(run("two", run("one")))
+    assert build.ran == ["one"]
+
+
+def test_why_something_runs_is_found_out_while_it_runs(store: Store) -> None:
+    asked = threading.Event()
+    build = Build(store)
+    build.why = lambda name: str(asked.set())
+    build.work["one"] = lambda inputs, reporter: assert_soon(asked)
+    build.solve(run("one"))
+
+
+def assert_soon(event: threading.Event) -> None:
+    assert event.wait(10)
 
 
 def test_nothing_is_foreseen_of_a_dry_run(store: Store) -> None:
