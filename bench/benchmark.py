@@ -195,10 +195,13 @@ class _Bench:
         for growth in growths:
             small = self._run(growth.small, rounds, weigh=False)
             large = self._run(growth.large, rounds, weigh=False)
-            print(report.growth_line(growth, small, large), flush=True)
-            for error in report.errors([small, large]):
+            rows = {"small": small, "large": large}
+            if growth.unchanged is not None:
+                rows["unchanged"] = self._run(growth.unchanged, rounds, weigh=False)
+            print(report.growth_line(growth, small, large, rows.get("unchanged")), flush=True)
+            for error in report.errors([*rows.values()]):
                 print(f"\n{error}", file=sys.stderr)
-            results.append({"name": growth.name, "small": report.as_json(small), "large": report.as_json(large)})
+            results.append({"name": growth.name, **{size: report.as_json(row) for size, row in rows.items()}})
         return results
 
     def _run(self, case: Case, rounds: int, *, weigh: bool) -> Row:

@@ -52,11 +52,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """A case, and the same one with ten times as much to do, or of which ten times as much has changed."""
+    """A case, and the same one with ten times as much to do, or of which ten times as much has changed.
+
+    Of changes, `unchanged` is the case of none: what a build takes before it does any of its work.
+    """
 
     name: str
     small: Case
     large: Case
+    unchanged: Case | None = None
 
 
 def _processes(count: int, command: str) -> Floor:
@@ -183,10 +187,12 @@ GROWTHS = (
         "stages-changed",
         Case("run-10-of-100", "10 RUN of 100", "changed-10", "built", "10 sh -c", _processes(10, _TRIVIAL), fresh=True),
         Case("run-100", "all of them", "changed-100", "built", "100 sh -c", _processes(100, _TRIVIAL), fresh=True),
+        Case("run-0-of-100", "none of them", "changed-10", "built", *_FIND),
     ),
     Growth(
         "files-changed",
         Case("files-2000-changed", "2,000 of 20,000 files", "files-20000", "built", *_COPY, touched="src/*/*/f*0.dat"),
         Case("files-20000-changed", "20,000 of them", "files-20000", "built", *_COPY, touched="src/*/*/f*.dat"),
+        Case("files-0-changed", "none of them", "files-20000", "built", *_FIND),
     ),
 )

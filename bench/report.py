@@ -37,12 +37,23 @@ def memory_lines(rows: Sequence[Row], builders: Sequence[str]) -> list[str]:
     return lines
 
 
-def growth_line(growth: Growth, small: Row, large: Row) -> str:
-    """How many times longer ten times as much takes: the floor, and each builder."""
+def growth_line(growth: Growth, small: Row, large: Row, unchanged: Row | None = None) -> str:
+    """How many times longer ten times as much takes: the floor, and each builder; and beyond what no change takes."""
     pairs = [("floor", small.floor, large.floor)]
     pairs += [(name, small.builders[name], large.builders[name]) for name in small.builders if name in large.builders]
     cells = [f"{name} {_ratio(more, less)} ({_seconds(less)} -> {_seconds(more)})" for name, less, more in pairs]
-    return f"{growth.name:<16} ten times as much takes, times longer: {', '.join(cells)}"
+    line = f"{growth.name:<16} ten times as much takes, times longer: {', '.join(cells)}"
+    beyond = [_beyond(name, small, large, unchanged.builders[name]) for name in unchanged.builders] if unchanged else []
+    return "; beyond a build of which nothing changed: ".join([line, ", ".join(beyond)]) if beyond else line
+
+
+def _beyond(name: str, small: Row, large: Row, unchanged: Times) -> str:
+    """How many times longer the large case takes than the small one, without what both take anyway."""
+    less, more = (row.builders[name].median_s if name in row.builders else None for row in (small, large))
+    none = unchanged.median_s
+    if less is None or more is None or none is None or less <= none:
+        return f"{name} -"
+    return f"{name} {(more - none) / (less - none):.2f} ({none:.3f} s)"
 
 
 def claim_lines(rows: Sequence[Row]) -> list[str]:
