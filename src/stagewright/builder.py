@@ -273,17 +273,19 @@ class Builder:
         self.clients.stop_watching()
         if self._starting is not None:
             self._starting.join()
-        if self._runtime is not None:
-            self._runtime.end()
-        self.remotes.close()
-        self._agents.close()
-        self._contexts.close()
-        self._opened.close()
-        self.clients.close()
-        self.state.close()
-        # No step runs by now, and what is left of the launcher takes its time to go.
-        if self._runtime is not None:
-            self._runtime.close()
+        try:
+            if self._runtime is not None:
+                self._runtime.end()
+            self.remotes.close()
+            self._agents.close()
+            self._contexts.close()
+            self._opened.close()
+            self.clients.close()
+            self.state.close()
+        finally:
+            # No step runs by now, and what is left of the launcher takes its time to go.
+            if self._runtime is not None:
+                self._runtime.close()
 
     # --- what a build is given ------------------------------------------------------------------------------------
 

@@ -250,6 +250,7 @@ class _Launcher:
                 if "command" in request:
                     from stagewright.sandbox.network_child import NetworkChild
 
+                    waiting.close()
                     NetworkChild(request, status, self._privileges.bounding).run()
                 child = self._insecure(places)
                 child.get_ready(network)
@@ -272,6 +273,8 @@ class _Launcher:
         for pidfd, (_, status, _) in self._children.items():
             os.close(pidfd)
             status.close()
+        for sock in self._beginning.values():
+            sock.close()
 
     def _contained(self, places: list[tuple[BuildGroup, str]]) -> Child:
         """Move to the groups of a step that is contained."""
