@@ -60,7 +60,7 @@ class Emitter:
 
 @dataclass(slots=True)
 class Reporter:
-    """What one vertex reports: from the thread that does its work, but for why that has to be done."""
+    """What one vertex reports: from one thread at a time, but for why its work has to be done."""
 
     emit: Emitter
     event: VertexEvent
@@ -69,7 +69,12 @@ class Reporter:
     changing: threading.Lock = field(default_factory=threading.Lock)
 
     def missed(self, why: str) -> None:
-        """Tell why its result did not come from the cache, from any thread; before it has started, with that."""
+        """Tell why its result did not come from the cache, from any thread; before it has started, with that.
+
+        "" says nothing.
+        """
+        if not why:
+            return
         with self.changing:
             self.event = replace(self.event, missed=why)
             if self.event.started is not None:
@@ -78,9 +83,10 @@ class Reporter:
     def start(self) -> None:
         self._send(started=time.time())
 
-    def end(self, *, cached: bool = False, error: str = "") -> None:
+    def end(self, *, cached: bool = False, error: str = "", at: float | None = None) -> None:
+        """Tell that the vertex has ended, now or at a time that has passed."""
         self.end_log()
-        now = time.time()
+        now = time.time() if at is None else at
         for row in self.rows:
             row.done()
         self.rows.clear()

@@ -36,6 +36,7 @@ class Node:
     wanted: bool = False
     waiting_for_content: bool = False
     results_missing: int = 0
+    unexplained: bool = False
     waiters: list[Node] = field(default_factory=list)
 
     @property
@@ -99,8 +100,11 @@ def build_nodes(
 
 
 @contextmanager
-def blamed(node: Node) -> Iterator[None]:
-    """Let a vertex end with what goes wrong within, whether it had started or only its key was being made."""
+def blamed(node: Node, at: float | None = None) -> Iterator[None]:
+    """Let a vertex end with what goes wrong within, whether it had started or only its key was being made.
+
+    `at` is when it has ended, if that was before now.
+    """
     try:
         yield
     except BaseException as error:
@@ -109,7 +113,7 @@ def blamed(node: Node) -> Iterator[None]:
         if broken_off and node.reporter.event.started is None:
             raise
         reason = "canceled" if isinstance(error, PrivilegeNeededError) else str(located(node, error)) or "canceled"
-        node.reporter.end(error=reason)
+        node.reporter.end(error=reason, at=at)
         raise
 
 

@@ -166,6 +166,7 @@ class Solver:
             node = self._unexplained.pop(0)
             assert self.why_missed is not None
             node.reporter.missed(self.why_missed(node))
+            node.unexplained = False
 
     def _submit(self, lane: Lane, node: Node, work: Callable[[], Callable[[], None]]) -> None:
         """Run `work` in the pool; what it returns is called by the loop."""
@@ -378,23 +379,32 @@ class Solver:
             try:
                 result, cached = self._run_once(node, inputs)
             except BaseException as error:
-                return partial(self._run_failed, node, error)
-            return partial(self._has_run, node, result, cached=cached)
+                return self._when_explained(node, partial(self._run_failed, node, error))
+            return self._when_explained(node, partial(self._has_run, node, result, cached=cached))
 
         if self.why_missed is not None:
+            node.unexplained = True
             self._unexplained.append(node)
         self._submit(_lane(node.vertex), node, work)
 
-    def _has_run(self, node: Node, result: Result, *, cached: bool) -> None:
-        node.reporter.end(cached=cached)
-        self._result_found(node, result)
+    def _when_explained(self, node: Node, end: Callable[[float], Callable[[], None]]) -> Callable[[], None]:
+        """Tell how a vertex has ended: at once, or else in the loop, which then has told why it ran."""
+        now = time.time()
+        if node.unexplained:
+            return lambda: end(now)()
+        return end(now)
 
-    def _run_failed(self, node: Node, error: BaseException) -> None:
+    def _has_run(self, node: Node, result: Result, at: float, *, cached: bool) -> Callable[[], None]:
+        node.reporter.end(cached=cached, at=at)
+        return lambda: self._result_found(node, result)
+
+    def _run_failed(self, node: Node, error: BaseException, at: float) -> Callable[[], None]:
         try:
-            with blamed(node):
+            with blamed(node, at):
                 raise error
         except BaseException as raised:
-            self._fail(located(node, raised))
+            failure = located(node, raised)
+            return lambda: self._fail(failure)
 
     def _run_once(self, node: Node, inputs: tuple[Result, ...]) -> tuple[Result, bool]:
         """Run a vertex, unless another build that shares the store has just done so: its result, and whether it has."""
