@@ -119,16 +119,19 @@ class _Launcher:
                 kind, descriptors = wire.receive(self._control, 1, 4)
                 if not kind:
                     os._exit(0)
-                outputs = [] if kind == wire.AHEAD else descriptors[:3]
-                network = descriptors[len(outputs)] if len(descriptors) > len(outputs) else None
-                if outputs:
-                    self._start(kind, outputs, network)
-                if kind != wire.OTHER:
-                    network, self._network = self._network, network
-                if network is not None:
-                    os.close(network)
-                if kind == wire.AHEAD:
-                    self._bear_ahead()
+                self._obey(kind, descriptors)
+
+    def _obey(self, kind: bytes, descriptors: list[int]) -> None:
+        outputs = [] if kind == wire.AHEAD else descriptors[:3]
+        network = descriptors[len(outputs)] if len(descriptors) > len(outputs) else None
+        if outputs:
+            self._start(kind, outputs, network)
+        if kind != wire.OTHER:
+            network, self._network = self._network, network
+        if network is not None:
+            os.close(network)
+        if kind == wire.AHEAD:
+            self._bear_ahead()
 
     def _start(self, kind: bytes, descriptors: list[int], network: int | None) -> None:
         status = socket(fileno=descriptors[0])

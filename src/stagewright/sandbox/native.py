@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from stagewright.options import StepLimits
 from stagewright.sandbox import cgroups
+from stagewright.sandbox.launched import LaunchedRuntime
 from stagewright.sandbox.launching import LauncherProcess, LauncherSlot
 from stagewright.sandbox.network import BuildNetwork
 from stagewright.sandbox.request import build_request
@@ -13,7 +14,7 @@ from stagewright.sandbox.running import StepRun
 from stagewright.sandbox.spec import Cancellation, Outcome, OutputSink, Step
 
 
-class NativeRuntime:
+class NativeRuntime(LaunchedRuntime):
     """Runs steps, each within the limits, by a launcher process that is started with the first one, or ahead of it.
 
     `notify` gets a line on what steps must do without on this machine.
@@ -24,24 +25,13 @@ class NativeRuntime:
     def __init__(self, limits: StepLimits | None = None, notify: Callable[[str], None] = lambda text: None) -> None:
         self._limits = limits or StepLimits()
         self._notify = notify
-        self._launcher = LauncherSlot(hierarchies=cgroups.plan(self._limits), on_start=self._complain)
-        self._network = BuildNetwork(notify)
+        launcher = LauncherSlot(hierarchies=cgroups.plan(self._limits), on_start=self._complain)
+        super().__init__(launcher, BuildNetwork(notify))
 
     def _complain(self, launcher: LauncherProcess) -> None:
         complaint = cgroups.complaint(self._limits, launcher.controllers)
         if complaint is not None:
             self._notify(complaint)
-
-    def begin(self) -> None:
-        """See `Runtime.begin`."""
-        self._launcher.begin()
-
-    def get_ready(self, network: str) -> None:
-        """See `Runtime.get_ready`."""
-        self._launcher.begin()
-        self._network.plan(network)
-        launcher = self._launcher.get()
-        launcher.start_ahead(self._network.join(network, launcher).namespace)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
@@ -50,12 +40,3 @@ class NativeRuntime:
         step = cgroups.contained(step, self._limits, launcher.controllers)
         request = build_request(step, joined.resolv_conf)
         return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)
-
-    def end(self) -> None:
-        """See `Runtime.end`."""
-        self._launcher.end()
-
-    def close(self) -> None:
-        """See `Runtime.close`."""
-        self._launcher.close()
-        self._network.close()

@@ -14,6 +14,7 @@ from stagewright import privilege
 from stagewright.errors import SandboxError
 from stagewright.options import StepLimits
 from stagewright.sandbox import cgroups, kernel_mounts, seccomp
+from stagewright.sandbox.launched import LaunchedRuntime
 from stagewright.sandbox.launching import LauncherSlot
 from stagewright.sandbox.network import BuildNetwork
 from stagewright.sandbox.request import build_request
@@ -25,7 +26,7 @@ _NAMESPACES = ("pid", "mount", "ipc", "uts", "cgroup")
 _CGROUP_MOUNTS = "/sys/fs/cgroup"
 
 
-class OciRuntime:
+class OciRuntime(LaunchedRuntime):
     """Runs steps by the OCI runtime at `path`, or of that name in PATH. Raises SandboxError where there is none.
 
     `notify` gets a line on what steps must do without on this machine.
@@ -44,22 +45,10 @@ class OciRuntime:
         self._directory = tempfile.mkdtemp(prefix="stagewright-oci-")
         self._limits = limits or StepLimits()
         self._cgroup = os.path.join(self._limits.cgroup_parent or "", os.path.basename(self._directory))
-        self._launcher = LauncherSlot((self._directory, self._cgroup))
-        self._network = BuildNetwork(notify)
+        super().__init__(LauncherSlot((self._directory, self._cgroup)), BuildNetwork(notify))
         if privilege.in_user_namespace() and (complaint := cgroups.complaint(self._limits, frozenset())) is not None:
             notify(complaint)
         self._numbers = itertools.count(1)
-
-    def begin(self) -> None:
-        """See `Runtime.begin`."""
-        self._launcher.begin()
-
-    def get_ready(self, network: str) -> None:
-        """See `Runtime.get_ready`."""
-        self._launcher.begin()
-        self._network.plan(network)
-        launcher = self._launcher.get()
-        launcher.start_ahead(self._network.join(network, launcher).namespace)
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:
         """See `Runtime.run`."""
@@ -82,14 +71,9 @@ class OciRuntime:
         }
         return StepRun(step, request, on_output, cancel).run(launcher, joined.namespace)
 
-    def end(self) -> None:
-        """See `Runtime.end`."""
-        self._launcher.end()
-
     def close(self) -> None:
         """See `Runtime.close`."""
-        self._launcher.close()
-        self._network.close()
+        super().close()
         # The launcher has done so, if it was ever started.
         shutil.rmtree(self._directory, ignore_errors=True)
 

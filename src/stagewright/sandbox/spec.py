@@ -147,7 +147,10 @@ class Runtime(Protocol):
         ...
 
     def get_ready(self, network: str) -> None:
-        """Have ready what the first step, in `network`, would wait for. Raises SandboxError, as that step will."""
+        """Have ready, after `begin`, what the first step, in `network`, would wait for.
+
+        Raises SandboxError, as that step will.
+        """
         ...
 
     def run(self, step: Step, on_output: OutputSink, cancel: Cancellation) -> Outcome:

@@ -52,14 +52,18 @@ def pack(message: Any) -> bytes:
 
 def send(sock: socket, message: Any, descriptors: Sequence[int] = ()) -> None:
     """Send a short message, with descriptors."""
-    rights = b"".join(fd.to_bytes(4, "little") for fd in descriptors)
-    sock.sendmsg([pack(message)], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
+    sock.sendmsg([pack(message)], _beside(descriptors))
 
 
 def send_descriptors(sock: socket, descriptors: Sequence[int], kind: bytes = b"\0") -> None:
     """Send descriptors beside one byte, which may mean something."""
+    sock.sendmsg([kind], _beside(descriptors))
+
+
+def _beside(descriptors: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    """What `sendmsg` takes for descriptors that go beside the bytes."""
     rights = b"".join(fd.to_bytes(4, "little") for fd in descriptors)
-    sock.sendmsg([kind], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
+    return [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else []
 
 
 def receive(sock: socket, room: int, descriptors: int) -> tuple[bytes, list[int]]:
@@ -81,8 +85,7 @@ def receive_message(sock: socket) -> Any:
 def send_request(sock: socket, request: dict[str, Any]) -> None:
     """Send a request of any length, and with it the descriptors that its "descriptors" lists, if any."""
     data = pack(request)
-    rights = b"".join(fd.to_bytes(4, "little") for fd in request.get("descriptors", ()))
-    sock.sendmsg([data[:_PREFIX]], [(SOL_SOCKET, SCM_RIGHTS, rights)] if rights else [])
+    sock.sendmsg([data[:_PREFIX]], _beside(request.get("descriptors", ())))
     sock.sendall(data[_PREFIX:])
 
 
